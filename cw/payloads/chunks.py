@@ -2,8 +2,8 @@
 
     client   Chunk.add(args), ... --> payload     runner   run, run_each: for each call a fresh function and arguments
 
-Arguments that share nothing are pickled together. Others are pickled call by call, when they are read. A large one
-that many calls have is pickled once in the chunk.
+Arguments that share nothing are pickled together, in columns if they were read ahead: all first arguments, all second
+ones. Others are pickled call by call, when they are read. A large one that many calls have is pickled once in the chunk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cw.errors import JobTimeout
@@ -56,6 +56,7 @@ class Chunk:
         self._state = state
         self._seconds = seconds
         self._calls: list[Any] = []  # plain arguments, or a payload
+        self._columns: tuple[Sequence[Any], ...] = ()  # in place of calls: arguments that are all plain
         self._is_plain = state is None
         self._contents: list[shared.Content] = []  # held until the chunk is sent
         self._shared: dict[bytes, tuple[int, Any]] = {}  # large arguments, by digest: index and payload
@@ -63,7 +64,19 @@ class Chunk:
             self._note(state)
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._columns[0]) if self._columns else len(self._calls)
+
+    def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Add the calls of an empty chunk: the first arguments of all, the second ones, ... Raises NotPicklable."""
+        if self._is_plain and columns and all(PLAIN.issuperset(map(type, column)) for column in columns):
+            self._columns = tuple(columns)
+        else:
+            self.add_all(zip(*columns, strict=True))
+
+    def add_all(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        """Add calls, each before the next one is read. Raises NotPicklable, and what reading them raises."""
+        for args in calls:
+            self.add(args)
 
     def add(self, args: tuple[Any, ...]) -> None:
         """Add a call. Raises NotPicklable."""
@@ -81,7 +94,8 @@ class Chunk:
         """Return the payload for `run` and `run_each`. `items`: which item of the chunk each call is, if some are
         missing."""
         if self._is_plain:
-            return pickle.dumps((items, self._seconds, self._calls), 5) + serialize.label_bytes(label)
+            fields: Any = items, self._seconds, self._columns or self._calls
+            return pickle.dumps(fields, 5) + serialize.label_bytes(label)
         common = [payload for _, payload in self._shared.values()]
         fields = items, self._seconds, self._state is not None, common, self._calls
         return serialize.dump(fields, store, label)
@@ -142,14 +156,40 @@ class Chunk:
             self.codes = list({id(code[1]): code for code in (*self.codes, *pickled.codes)}.values())
 
 
+class Same:
+    """Makes the function of each call: one that all calls share."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, state: Any) -> Any:
+        return self.function
+
+
+class _Plain:
+    """Plain arguments of calls; as an iterable, for each call a function that returns its function and arguments."""
+
+    __slots__ = ("_make", "args")
+
+    def __init__(self, calls: Any, make: Callable[[Any], Any]) -> None:
+        self.args: Iterable[tuple[Any, ...]] = zip(*calls, strict=True) if type(calls) is tuple else calls
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        make = self._make
+        return (lambda args=args: (make(None), args) for args in self.args)
+
+
 def _load(
     payload: Any, make: Callable[[Any], Any], persistent_load: Any
-) -> tuple[Sequence[int] | None, float | None, Iterator[Any]]:
+) -> tuple[Sequence[int] | None, float | None, Iterable[Any]]:
     """Return which items the calls are, the time for them, and for each call a function that returns its function and
     arguments."""
     items, seconds, *fields = serialize.load(payload)
     if len(fields) == 1:
-        return items, seconds, (lambda args=args: (make(None), args) for args in fields[0])
+        return items, seconds, _Plain(fields[0], make)
     has_state, common, parts = fields
 
     def load(part: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -183,6 +223,9 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
     end = math.inf if seconds is None else time.monotonic() + seconds
     current.chunk = results, items
     try:
+        if seconds is None and type(calls) is _Plain and type(make) is Same:
+            _run_plain(make.function, calls.args, results)
+            return results, None
         for load in calls:
             if current.is_interrupted:
                 raise JobTimeout(_NOT_BEGUN)
@@ -203,6 +246,19 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
     finally:
         current.chunk = None
         del results  # a traceback of an exception among them leads to this frame
+
+
+def _run_plain(function: Any, calls: Iterable[tuple[Any, ...]], results: list[Any]) -> None:
+    """Run the calls of a chunk as `run` does, where nothing need be made for a call."""
+    values, note = shared.values, results.append
+    for args in calls:
+        if current.is_interrupted:
+            raise JobTimeout(_NOT_BEGUN)
+        if values:
+            values.clear()
+        note(function(*args))
+        if current.clear_timers is not None:
+            current.clear_timers()
 
 
 def run_each(

@@ -159,7 +159,7 @@ class Script:
 
     def _maker_of_form(self, applied: _Applied) -> Callable[[Any], Any]:
         if applied.callee.form == NAMED:
-            return lambda state: applied.named
+            return chunks.Same(applied.named)
         if applied.function.is_inline:
             return applied.callee.fresh  # with the state that it is given
         return lambda state: applied.callee.fresh(self._state(applied))

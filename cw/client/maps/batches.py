@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from cw.client.functions.calls import ManyCalls, OneCall, StoredCall
 from cw.client.functions.prepared import Prepared
 from cw.client.futures.future import Future
+from cw.client.maps import mapping
 from cw.client.session.session import Session
 from cw.client.store_client import Call, Chunk, StoreClient
 from cw.net import messages as m
@@ -91,8 +92,15 @@ class ChunkTag:
 class Batch(Protocol):
     """Calls that are read from the input and become one job."""
 
-    def add(self, args: tuple[Any, ...]) -> None:
-        """Add the next call. Raises the error that makes it unpicklable."""
+    def __len__(self) -> int:
+        """Return the number of calls that were added."""
+
+    def add_all(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        """Add calls, each before the next one is read. Raises the error that makes one unpicklable, and what reading
+        them raises."""
+
+    def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Add calls that were read ahead: the first arguments of all, the second ones, ..."""
 
     def submit(self) -> Iterable[Future[Any]]:
         """Submit the added calls, if any, and return their futures."""
@@ -116,8 +124,14 @@ class WholeBatch:
         self._label = label  # the first call's
         self._chunk = chunks.Chunk(function, prepared.inline_state)
 
-    def add(self, args: tuple[Any, ...]) -> None:
-        self._chunk.add(args)
+    def __len__(self) -> int:
+        return len(self._chunk)
+
+    def add_all(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        self._chunk.add_all(calls)
+
+    def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
+        self._chunk.add_columns(columns)
 
     def submit(self) -> Iterable[Future[Any]]:
         if not len(self._chunk):
@@ -154,7 +168,17 @@ class EachBatch(WholeBatch):
         self._futures: list[ChunkFuture] = []
         self._missing: list[tuple[ChunkFuture, Call | None, int]] = []  # and the index of its item
 
-    def add(self, args: tuple[Any, ...]) -> None:
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def add_all(self, calls: Iterable[tuple[Any, ...]]) -> None:
+        for args in calls:
+            self._add(args)
+
+    def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
+        self.add_all(zip(*columns, strict=True))
+
+    def _add(self, args: tuple[Any, ...]) -> None:
         future, call = ChunkFuture(self._session), None
         if self._store_client is not None:
             call = self._session.calls.identify(self._store_client, self._function, args, self._prepared)
@@ -163,7 +187,7 @@ class EachBatch(WholeBatch):
         elif call is not None and call.is_under_way:  # it may have to run after all, alone
             future._number = self._session.submitter.add(self._alone(args, call), future, self._options)
         else:
-            super().add(args)
+            self._chunk.add(args)
             self._missing.append((future, call, len(self._futures)))
         self._futures.append(future)
 
@@ -192,16 +216,18 @@ def in_batches(
 ) -> Iterator[Future[Any]]:
     """Submit calls in batches of `size`, and yield the futures. `begin` makes a batch for the label of its first call;
     `label` is the label of the very first call."""
+    columns = calls.columns if type(calls) is mapping.Quiet else None
     for first in count(label, size):
-        batch, failure, taken = begin(first), None, 0
+        batch, failure = begin(first), None
         try:
-            for args in islice(calls, size):
-                batch.add(args)
-                taken += 1
+            if columns is not None:
+                batch.add_columns(columns(size))
+            else:
+                batch.add_all(islice(calls, size))
         except Exception as error:  # items that were read before the input raises are a batch, too
             failure = error
         yield from batch.submit()
         if failure is not None:
             raise failure
-        if taken < size:
+        if len(batch) < size:
             return

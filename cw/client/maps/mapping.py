@@ -12,6 +12,7 @@ before it.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import operator
 import queue
 import time
@@ -77,9 +78,33 @@ class Tuples:
         return length if length >= 0 else NotImplemented
 
 
+class Quiet(Iterator[tuple[Any, ...]]):
+    """The arguments of calls, from inputs that run no code of the user's when they are read: so many calls may be read
+    before the first of them is pickled."""
+
+    kinds = frozenset({list, tuple, range})
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        self._inputs = list(map(iter, inputs))
+        self._calls = zip(*self._inputs, strict=False)
+
+    def __next__(self) -> tuple[Any, ...]:
+        return next(self._calls)
+
+    def columns(self, size: int) -> list[list[Any]]:
+        """Return the first arguments of the next `size` calls, or of those that are left; the second ones, ..."""
+        columns = [list(itertools.islice(each, size)) for each in self._inputs]
+        shortest = min(map(len, columns))
+        return [column[:shortest] for column in columns]
+
+
 def calls_of(inputs: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
-    """Yield the arguments of each call."""
-    return iter(inputs[0]) if len(inputs) == 1 and type(inputs[0]) is Tuples else zip(*inputs, strict=False)
+    """Return an iterator over the arguments of each call."""
+    if len(inputs) == 1 and type(inputs[0]) is Tuples:
+        return iter(inputs[0])
+    if inputs and Quiet.kinds.issuperset(map(type, inputs)):
+        return Quiet(inputs)
+    return zip(*inputs, strict=False)
 
 
 def length_of(inputs: Iterable[Any]) -> int | None:
