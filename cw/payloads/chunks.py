@@ -2,8 +2,8 @@
 
     client   Chunk.add(args), ... --> payload     runner   run, run_each: for each call a fresh function and arguments
 
-Arguments that share nothing are pickled together, in columns if they were read ahead: all first arguments, all second
-ones. Others are pickled call by call, when they are read. A large one that many calls have is pickled once in the chunk.
+Arguments that share nothing are pickled together; in columns, if they were read ahead: all first arguments, all second
+ones. Others are pickled call by call, when they are read. A large one that many calls have is pickled once.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
     end = math.inf if seconds is None else time.monotonic() + seconds
     current.chunk = results, items
     try:
-        if seconds is None and type(calls) is _Plain and type(make) is Same:
-            _run_plain(make.function, calls.args, results)
+        if type(calls) is _Plain and type(make) is Same:
+            _run_plain(make.function, calls.args, results, None if seconds is None else end)
             return results, None
         for load in calls:
             if current.is_interrupted:
@@ -248,12 +248,16 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
         del results  # a traceback of an exception among them leads to this frame
 
 
-def _run_plain(function: Any, calls: Iterable[tuple[Any, ...]], results: list[Any]) -> None:
-    """Run the calls of a chunk as `run` does, where nothing need be made for a call."""
+def _run_plain(
+    function: Any, calls: Iterable[tuple[Any, ...]], results: list[Any], end: float | None
+) -> None:
+    """Run the calls of a chunk as `run` does, where nothing need be made for a call: 0.1 us for each."""
     values, note = shared.values, results.append
     for args in calls:
         if current.is_interrupted:
             raise JobTimeout(_NOT_BEGUN)
+        if end is not None and results and time.monotonic() > end:
+            break
         if values:
             values.clear()
         note(function(*args))

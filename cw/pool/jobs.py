@@ -62,8 +62,10 @@ class JobMaker:
 
         def submit_chunk(batch: tuple[tuple[Any, ...], ...], place: int, tag: Any) -> None:
             chunk = chunks.Chunk(function, prepared.inline_state, seconds)
-            for args in batch:
-                chunk.add(args)
+            if batch[0] and len(set(map(len, batch))) == 1:
+                chunk.add_columns(tuple(zip(*batch, strict=True)))
+            else:
+                chunk.add_all(batch)
             session.submitter.add(ManyCalls(session.calls, function, chunk, prepared, place), tag)
 
         if size == 1:

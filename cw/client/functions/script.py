@@ -8,6 +8,7 @@ table = {...}          not sent: its use raises an error that says why
 from __future__ import annotations
 
 import contextlib
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -42,14 +43,14 @@ class ScriptTable:
     def number(self) -> int:
         """Return the number of the object, as the script is now."""
         names = script.namespace()
-        seen = {
-            name: value if _counts(value) else type(value)
+        seen = {  # each map asks: without a Python call for a name
+            name: value if (kind := type(value)) in _COUNTED or issubclass(kind, type) else kind
             for name, value in list(names.items())
             if not name.startswith("__")
         }
         before = self._seen
-        if self._number and len(seen) == len(before):
-            if all(before.get(name) is value for name, value in seen.items()):
+        if self._number and list(seen) == list(before):
+            if all(map(operator.is_, seen.values(), before.values())):
                 return self._number
         rows: list[Any] = []
         others: dict[str, tuple[Any, ...]] = {}
@@ -75,10 +76,8 @@ _TYPES = frozenset(
     {types.GenericAlias, types.UnionType, typing.TypeVar, typing.ParamSpec, type(typing.Optional[int])}  # noqa: UP045 (its type is wanted)
 )
 
-
-def _counts(value: Any) -> bool:
-    """True if a change of this value, not only of its type, changes the script's object."""
-    return script.can_be_named(value) or type(value) is ModuleType or type(value) in _TYPES
+_COUNTED = _TYPES | {types.FunctionType, script.CACHED_FUNCTION, ModuleType}
+"""Types of values, beside classes, of which a change, not only of their type, changes the script's object."""
 
 
 def _small_values(definition: Definition) -> list[Any]:
