@@ -1,12 +1,13 @@
 """Calls that travel together: each has a fresh function and fresh arguments."""
 
 import pickle
+import sys
 
 import pytest
 
-from cw.errors import NotPicklable
-from cw.payloads import chunks, serialize
-from cw.payloads.chunks import Chunk
+from cw.errors import JobTimeout, NotPicklable
+from cw.payloads import chunks, current, serialize, shared
+from cw.payloads.chunks import Chunk, Same
 
 
 def chunk_of(calls, function=None, state=None):
@@ -35,21 +36,101 @@ def echo(value):
     return value
 
 
-def test_a_chunk_whose_time_is_over_begins_no_further_call():
+def columns_of(*columns, **settings):
+    chunk = Chunk(**settings)
+    chunk.add_columns(columns)
+    return chunk
+
+
+@pytest.fixture(params=["made for each call", "the same for all"])
+def maker(request):
+    """Return what makes the function of a chunk's calls."""
+    return Same if request.param == "the same for all" else lambda function: lambda state: function
+
+
+def test_calls_that_were_read_ahead_travel_in_columns(maker):
+    columns = [1, 2] * 50, ["a", "b"] * 50
+    chunk = columns_of(*columns)
+    payload = chunk.payload()
+    assert len(chunk) == 100 and len(payload) < len(chunk_of(zip(*columns, strict=True)).payload()) * 3 / 4
+    for run in chunks.run, lambda *args: ([serialize.load(each[2]) for each in chunks.run_each(*args)], None):
+        assert run(maker(lambda n, text: text * n), payload) == (["a", "bb"] * 50, None)
+
+
+def test_columns_with_arguments_that_can_change_are_pickled_call_by_call(maker):
+    small = [0]
+    results, error = chunks.run(maker(append), columns_of([small, small], [1, 2]).payload())
+    assert error is None and results == [[0, 1], [0, 2]]
+
+
+def test_columns_without_calls(maker):
+    assert chunks.run(maker(echo), columns_of([]).payload()) == ([], None)
+
+
+def test_an_error_in_columns_ends_the_chunk_after_the_results_before_it(maker):
+    def fail(number):
+        if number == 2:
+            raise StopIteration("the call's own")
+        return number
+
+    results, error = chunks.run(maker(fail), columns_of([0, 1, 2, 3]).payload())
+    assert results == [0, 1]
+    assert type(chunks.load_error(error, 5, 3)) is StopIteration
+
+
+def test_between_calls_of_columns_all_is_as_between_jobs(maker, monkeypatch):
+    cleared = []
+
+    def look(number):
+        seen = dict(shared.values), current.chunk[0][:]
+        shared.values["left"] = number
+        if number == 1:
+            monkeypatch.setattr(current, "clear_timers", lambda: cleared.append(number))
+        if number == 2:
+            monkeypatch.setattr(current, "clear_timers", None)
+        if number == 3:
+            monkeypatch.setattr(current, "is_interrupted", True)
+        return seen
+
+    monkeypatch.setattr(shared, "values", {})
+    monkeypatch.setattr(current, "is_interrupted", False)
+    results, error = chunks.run(maker(look), columns_of([0, 1, 2, 3, 4]).payload())
+    assert [values for values, _ in results] == [{}] * 4
+    assert [len(before) for _, before in results] == [0, 1, 2, 3]
+    assert cleared == [1]
+    assert type(chunks.load_error(error, 5, 5)) is JobTimeout
+
+
+def test_a_plain_call_costs_no_other_call_in_python():
+    def cost(count):
+        payload = columns_of(list(range(count))).payload()
+        entered = []
+        sys.setprofile(lambda frame, event, _: entered.append(frame) if event == "call" else None)
+        try:
+            chunks.run(Same(echo), payload)
+        finally:
+            sys.setprofile(None)
+        return len(entered)
+
+    assert cost(200) - cost(100) == 100
+
+
+def test_a_chunk_whose_time_is_over_begins_no_further_call(maker):
     for calls in [[(n,) for n in range(5)], [([n],) for n in range(5)]]:
         for seconds, count in (None, 5), (1000.0, 5), (-1.0, 1):
             chunk = Chunk(seconds=seconds)
-            for args in calls:
-                chunk.add(args)
-            results, error = chunks.run(lambda state: echo, chunk.payload())
-            assert error is None and results == [n for (n,) in calls][:count]
+            chunk.add_all(calls)
+            columns = columns_of(*zip(*calls, strict=True), seconds=seconds)
+            for each in chunk, columns:
+                results, error = chunks.run(maker(echo), each.payload())
+                assert error is None and results == [n for (n,) in calls][:count]
 
 
 def test_each_call_has_its_own_copy_of_an_argument_that_several_have():
     small, large = [0], list(range(5000))
-    for shared in small, large:
-        results, error = run(lambda state: append, [(shared, n) for n in range(3)])
-        assert error is None and results == [[*shared, n] for n in range(3)]
+    for common in small, large:
+        results, error = run(lambda state: append, [(common, n) for n in range(3)])
+        assert error is None and results == [[*common, n] for n in range(3)]
 
 
 def test_a_large_argument_of_many_calls_is_pickled_once():
@@ -59,8 +140,8 @@ def test_a_large_argument_of_many_calls_is_pickled_once():
 
 
 def test_within_a_call_a_shared_argument_is_one_object():
-    for shared in [0], list(range(5000)):
-        results, _ = run(lambda state: lambda a, b: a is b, [(shared, shared)] * 2)
+    for common in [0], list(range(5000)):
+        results, _ = run(lambda state: lambda a, b: a is b, [(common, common)] * 2)
         assert results == [True, True]
 
 

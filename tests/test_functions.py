@@ -59,6 +59,25 @@ def test_a_call_with_an_instance_of_a_class_of_the_script_does_not_bring_the_cla
     assert again != number and same == payload
 
 
+def test_a_map_looks_at_the_names_of_the_script_without_a_call_for_each(table, script):
+    names = script("def noop(x): pass")
+
+    def cost():
+        number_of(table, names["noop"])
+        entered = []
+        table.refresh()  # as each map does
+        sys.setprofile(lambda frame, event, _: entered.append(frame) if event == "call" else None)
+        try:
+            number_of(table, names["noop"])
+        finally:
+            sys.setprofile(None)
+        return len(entered)
+
+    before = cost()
+    names.update({f"number_{n}": n for n in range(50)} | {f"function_{n}": names["noop"] for n in range(50)})
+    assert cost() == before
+
+
 def test_a_function_is_a_function_object_that_needs_its_parts_and_the_environment(table, objects):
     function = objects.get(number_of(table, json.dumps))
     assert function.kind == m.FUNCTION

@@ -12,6 +12,8 @@ from conftest import wait_until
 from programs import LIMIT, run_script
 
 import cw
+from cw.client.maps import mapping
+from cw.net import messages as m
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +52,75 @@ class Source:
 
 def clients():
     return [thread for thread in threading.enumerate() if thread.name == "cw-client"]
+
+
+# --- how inputs are read ----------------------------------------------------------------------
+
+
+def test_inputs_that_run_no_code_are_read_by_columns():
+    calls = mapping.calls_of(([1, 2, 3], ("a", "b", "c", "d"), range(10, 20)))
+    assert next(calls) == (1, "a", 10)
+    assert calls.columns(1) == [[2], ["b"], [11]]
+    assert calls.columns(5) == [[3], ["c"], [12]]
+    assert calls.columns(5) == [[], [], []]
+    assert list(calls) == []
+
+
+@pytest.mark.parametrize(
+    "inputs, calls", [((iter([1]),), [(1,)]), (([1], {2}), [(1, 2)]), ("a", [("a",)]), ((), [])]
+)
+def test_other_inputs_are_read_call_by_call(inputs, calls):
+    found = mapping.calls_of(tuple(inputs))
+    assert not isinstance(found, mapping.Quiet) and list(found) == calls
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_an_argument_is_taken_before_the_next_is_read(executor, chunksize):
+    def items():
+        item = [0]
+        for number in range(7):
+            item[0] = number
+            yield item
+
+    assert list(executor.map(list, items(), chunksize=chunksize)) == [[number] for number in range(7)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"as_completed": True}])
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+def test_chunks_of_inputs_of_unequal_length(executor, kind, settings):
+    results = executor.map(pow, kind([2, 3, 4, 5, 6]), range(4), chunksize=3, **settings)
+    assert sorted(results) == [1, 3, 16, 125]
+
+
+def test_the_calls_of_a_short_map_travel_together(executor, monkeypatch):
+    list(executor.map(abs, range(-4, 0)))
+    connection, counts = executor._session.exchange.link.connection, []
+    send = connection.send
+
+    def note(message):
+        if type(message) is m.Submit:
+            counts.append(len(message.numbers))
+        send(message)
+
+    monkeypatch.setattr(connection, "send", note)
+    monkeypatch.setattr("cw.client.session.submitter.HELD_SECONDS", LIMIT)
+    assert list(executor.map(abs, range(-16, 0))) == list(range(16, 0, -1))
+    assert counts == [16]
+
+
+class Waits:
+    """An argument that needs a job's result while it is pickled."""
+
+    def __init__(self, executor):
+        self.executor = executor
+
+    def __reduce__(self):
+        return int, (self.executor.submit(abs, -7).result(LIMIT),)
+
+
+def test_a_job_that_pickling_waits_for_is_not_kept_back(executor, monkeypatch):
+    monkeypatch.setattr("cw.client.session.submitter.HELD_SECONDS", LIMIT)
+    assert list(executor.map(abs, [-1, Waits(executor), -2])) == [1, 7, 2]
 
 
 # --- order, errors ----------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import os
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,10 +22,6 @@ from cw.pool.feeder import AHEAD, Feeder, Result, Source, deliver
 from cw.pool.jobs import Job, JobMaker
 from cw.pool.results import AsyncResult, Callback, IMapIterator, IMapUnorderedIterator, MapResult
 from cw.pool.sizes import ALLOWED_SECONDS, Sizes
-
-HELD_SECONDS = 0.0005
-"""Longest time for which jobs of a map are kept back, to be sent together (seconds). Longer: slots idle while many or
-large items are pickled. Shorter: jobs of a short map travel in more messages."""
 
 _RUN, _CLOSE, _TERMINATE = "RUN", "CLOSE", "TERMINATE"
 
@@ -270,14 +265,8 @@ class Pool:
         if limit is not None:
             self._feeder.put(Source(result, jobs, self._feeder), limit)
             return
-        source, has_more = Source(result, jobs), True
-        deadline = time.monotonic() + HELD_SECONDS
-        self._session.submitter.hold()
-        try:
-            while has_more and time.monotonic() < deadline:
-                has_more = source.step()
-        finally:
-            self._session.submitter.release()
+        source = Source(result, jobs)
+        has_more = self._session.submitter.send_together(source.step)
         while has_more:
             has_more = source.step()
 

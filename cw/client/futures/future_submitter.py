@@ -21,6 +21,7 @@ from cw.client.maps.progress import Progress
 from cw.client.options import MapSettings
 from cw.client.session.session import Session
 from cw.client.store_client import StoreClient
+from cw.payloads import serialize
 from cw.payloads.current import LABELS, PLACE
 from cw.payloads.objects import CHUNK, CHUNK_OF_EACH, ONE
 from cw.requirements import NO_OPTIONS, JobOptions
@@ -137,10 +138,10 @@ class FutureSubmitter:
         is_reported = self._session.delivery.run_report is not None
         is_each = bool(store_client or progress or as_completed or return_exceptions or is_reported)
         calls = mapping.calls_of(iterables)
-        futures = self._submit_all(options, store_client, function, calls, chunksize, is_each)
+        ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
+        futures = self._submit_all(options, store_client, function, calls, chunksize, is_each, ahead is None)
         if bar is not None:
             futures = tally.watch(futures)
-        ahead = None if buffersize is None else max(1, buffersize if is_each else buffersize // chunksize)
         feed = mapping.Feed(futures, ahead)
         if self.detachment is not None:
             self.detachment.add(feed)
@@ -188,15 +189,21 @@ class FutureSubmitter:
         calls: Iterator[tuple[Any, ...]],
         chunksize: int,
         is_each: bool,
+        are_all_taken: bool = False,
     ) -> Iterator[Future[Any]]:
-        """Yield the futures of a map's calls, or of its chunks; each is submitted when it is taken."""
+        """Yield the futures of a map's calls, or of its chunks; each is submitted when it is taken, or before if all
+        are taken at once."""
         label = self.next_label()
         if chunksize == 1:
             prepared = self.freeze(function, ONE)
-            return (
-                self.submit(options, store_client, function, args, {}, place, prepared)
-                for place, args in enumerate(calls, label)
-            )
+            labels = itertools.count(label)
+
+            def submit(args: tuple[Any, ...]) -> Future[Any]:
+                return self.submit(options, store_client, function, args, {}, next(labels), prepared)
+
+            if are_all_taken and type(calls) is mapping.Quiet and store_client is None:
+                return self._first_together(calls, submit)
+            return (submit(args) for args in calls)
         prepared = self.freeze(function, CHUNK_OF_EACH if is_each else CHUNK)
 
         def begin(label: int) -> batches.Batch:
@@ -206,3 +213,25 @@ class FutureSubmitter:
             return batches.WholeBatch(session, options, function, prepared, label)
 
         return batches.in_batches(calls, chunksize, label, begin)
+
+    def _first_together(
+        self, calls: Iterator[tuple[Any, ...]], submit: Callable[[tuple[Any, ...]], Future[Any]]
+    ) -> Iterator[Future[Any]]:
+        """Submit calls; the first ones are sent together, up to one whose arguments are not plain: pickling these runs
+        code of the user's, which may wait for jobs."""
+        futures: list[Future[Any]] = []
+        last: list[tuple[Any, ...]] = []
+
+        def step() -> bool:
+            args = next(calls, None)
+            if args is not None and serialize.is_plain(args, {}):
+                futures.append(submit(args))
+                return True
+            if args is not None:
+                last.append(args)
+            return False
+
+        self._session.submitter.send_together(step)
+        yield from futures
+        for args in itertools.chain(last, calls):
+            yield submit(args)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, Protocol
 
 from cw.client.functions.calls import Calls, OneCall, Submission
@@ -26,6 +27,10 @@ from cw.net import memory, wire
 from cw.net.loop import Loop
 from cw.payloads import dependent, serialize
 from cw.requirements import NO_OPTIONS, JobOptions
+
+HELD_SECONDS = 0.0005
+"""Longest time for which jobs of a map are kept back, to be sent together (seconds). Longer: slots idle while many or
+large items are pickled. Shorter: jobs of a short map travel in more messages."""
 
 
 class Owner(Protocol):
@@ -195,17 +200,22 @@ class Submitter:
         if size > memory.LARGE:
             wire.check_payload(payload, "the arguments")
         if self._jobs.is_full(size):
-            self._loop.wake()  # jobs that `hold` keeps back need not be sent otherwise
+            self._loop.wake()  # jobs that `send_together` keeps back need not be sent otherwise
             self._owner.wait_for_room(size)
 
-    def hold(self) -> None:
-        """Keep back the jobs that are submitted from now on, until `release`, so that they are sent together."""
+    def send_together(self, step: Callable[[], bool]) -> bool:
+        """Call `step`, which submits a job, while it returns True, up to HELD_SECONDS; the jobs are sent after that.
+        Returns its last answer. It must not wait for jobs of this session."""
+        deadline = monotonic() + HELD_SECONDS
         self.is_woken = True
-
-    def release(self) -> None:
-        """Send what `hold` has kept back."""
-        if not self._send_now():
-            self._loop.wake()
+        try:
+            while has_more := step():
+                if monotonic() > deadline:
+                    break
+        finally:
+            if not self._send_now():
+                self._loop.wake()
+        return has_more
 
     def _wake_thread(self) -> None:
         """Let the session's thread look for jobs, and for results to deliver."""
