@@ -63,9 +63,10 @@ def test_a_map_looks_at_the_names_of_the_script_without_a_call_for_each(table, s
     names = script("def noop(x): pass")
 
     def cost():
-        number_of(table, names["noop"])
-        entered = []
         table.refresh()  # as each map does
+        number_of(table, names["noop"])  # takes note of what is new
+        entered = []
+        table.refresh()
         sys.setprofile(lambda frame, event, _: entered.append(frame) if event == "call" else None)
         try:
             number_of(table, names["noop"])
