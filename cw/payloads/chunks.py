@@ -169,17 +169,20 @@ class Same:
 
 
 class _Plain:
-    """Plain arguments of calls; as an iterable, for each call a function that returns its function and arguments."""
+    """Plain arguments of calls, one by one or in columns; as an iterable, for each call a function that returns its
+    function and arguments."""
 
-    __slots__ = ("_make", "args")
+    __slots__ = ("_make", "calls")
 
     def __init__(self, calls: Any, make: Callable[[Any], Any]) -> None:
-        self.args: Iterable[tuple[Any, ...]] = zip(*calls, strict=True) if type(calls) is tuple else calls
+        self.calls = calls
         self._make = make
 
     def __iter__(self) -> Iterator[Any]:
-        make = self._make
-        return (lambda args=args: (make(None), args) for args in self.args)
+        make, calls = self._make, self.calls
+        if type(calls) is tuple:
+            calls = zip(*calls, strict=True)
+        return (lambda args=args: (make(None), args) for args in calls)
 
 
 def _load(
@@ -224,7 +227,7 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
     current.chunk = results, items
     try:
         if type(calls) is _Plain and type(make) is Same:
-            _run_plain(make.function, calls.args, results, None if seconds is None else end)
+            _run_plain(make.function, calls.calls, results, None if seconds is None else end)
             return results, None
         for load in calls:
             if current.is_interrupted:
@@ -248,11 +251,14 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
         del results  # a traceback of an exception among them leads to this frame
 
 
-def _run_plain(
-    function: Any, calls: Iterable[tuple[Any, ...]], results: list[Any], end: float | None
-) -> None:
+def _run_plain(function: Any, calls: Any, results: list[Any], end: float | None) -> None:
     """Run the calls of a chunk as `run` does, where nothing need be made for a call: 0.1 us for each."""
     values, note = shared.values, results.append
+    is_single = type(calls) is tuple and len(calls) == 1
+    if is_single:
+        calls = calls[0]
+    elif type(calls) is tuple:
+        calls = zip(*calls, strict=True)
     for args in calls:
         if current.is_interrupted:
             raise JobTimeout(_NOT_BEGUN)
@@ -260,7 +266,7 @@ def _run_plain(
             break
         if values:
             values.clear()
-        note(function(*args))
+        note(function(args) if is_single else function(*args))
         if current.clear_timers is not None:
             current.clear_timers()
 

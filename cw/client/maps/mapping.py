@@ -95,7 +95,7 @@ class Quiet(Iterator[tuple[Any, ...]]):
         """Return the first arguments of the next `size` calls, or of those that are left; the second ones, ..."""
         columns = [list(itertools.islice(each, size)) for each in self._inputs]
         shortest = min(map(len, columns))
-        return [column[:shortest] for column in columns]
+        return [column if len(column) == shortest else column[:shortest] for column in columns]
 
 
 def calls_of(inputs: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
