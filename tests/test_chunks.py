@@ -1,7 +1,9 @@
 """Calls that travel together: each has a fresh function and fresh arguments."""
 
+import gc
 import pickle
 import sys
+import weakref
 
 import pytest
 
@@ -76,6 +78,27 @@ def test_an_error_in_columns_ends_the_chunk_after_the_results_before_it(maker):
     results, error = chunks.run(maker(fail), columns_of([0, 1, 2, 3]).payload())
     assert results == [0, 1]
     assert type(chunks.load_error(error, 5, 3)) is StopIteration
+
+
+def test_an_exception_that_a_call_returns_is_freed_with_the_results(maker):
+    class Kept(Exception):
+        pass
+
+    def fail(number):
+        try:
+            raise Kept(number)
+        except Kept as error:
+            return error
+
+    payload = columns_of([0, 1]).payload()
+    gc.disable()
+    try:
+        results, _ = chunks.run(maker(fail), payload)
+        references = list(map(weakref.ref, results))
+        del results
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_between_calls_of_columns_all_is_as_between_jobs(maker, monkeypatch):

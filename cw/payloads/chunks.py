@@ -259,16 +259,19 @@ def _run_plain(function: Any, calls: Any, results: list[Any], end: float | None)
         calls = calls[0]
     elif type(calls) is tuple:
         calls = zip(*calls, strict=True)
-    for args in calls:
-        if current.is_interrupted:
-            raise JobTimeout(_NOT_BEGUN)
-        if end is not None and results and time.monotonic() > end:
-            break
-        if values:
-            values.clear()
-        note(function(args) if is_single else function(*args))
-        if current.clear_timers is not None:
-            current.clear_timers()
+    try:
+        for args in calls:
+            if current.is_interrupted:
+                raise JobTimeout(_NOT_BEGUN)
+            if end is not None and results and time.monotonic() > end:
+                break
+            if values:
+                values.clear()
+            note(function(args) if is_single else function(*args))
+            if current.clear_timers is not None:
+                current.clear_timers()
+    finally:
+        del results, note  # as in `run`
 
 
 def run_each(
