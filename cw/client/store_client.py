@@ -15,19 +15,18 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from cw import program
-from cw.client.functions.functions import FunctionTable
-from cw.client.functions.prepared import Prepared
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import classes, environment, serialize
 from cw.payloads.futures import has_value
 from cw.store import callkey
+from cw.store.callkey import FunctionKey
 from cw.store.directory import identify
 from cw.store.format import ClassRecord, Entry, Stored
 from cw.store.reader import Store
@@ -191,21 +190,22 @@ class StoreClient:
 
     def _count_here(self) -> None:
         """Count in the run of the cell, or job, that calls now."""
-        if not self._is_of_map and _part_of_program() != self._part:
+        if self._is_of_map or _part_of_program() == self._part:
+            return
+        with self._open.store.lock:
             self._counts = self._open.counts_of_run()
             self._part = self._open.part
 
     def identify(
         self,
-        functions: FunctionTable,
+        function_key: FunctionKey,
         function: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        prepared: Prepared,
+        plain: bytes | None = None,
     ) -> Call | UnkeyedCall:
-        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. Raises
-        UnstableKey, NotPicklable."""
-        function_key = functions.key_of(function, prepared)
+        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. `plain`: the
+        payload of arguments that are plain. Raises UnstableKey, NotPicklable."""
         unkeyed: list[Any] = []
         if self._key is None:
             key, met = callkey.of_call(function, function_key, args, kwargs, self._version, unkeyed)
@@ -217,11 +217,16 @@ class StoreClient:
         records: tuple[ClassRecord, ...] = ()
         if met or function_key.classes:
             records = tuple(opened.record_of(*each) for each in (*function_key.classes, *met))
-        with opened.store.lock:
-            self._count_here()
-        keeper = serialize.DefinitionKeeper({})
-        pickled = serialize.dump_call_alone(args, kwargs, function, keeper)
-        call = Call(self, key, function_key.name, (records, keeper.definitions), pickled)
+        self._count_here()
+        pickled: Any
+        definitions: dict[bytes, bytes] = {}
+        if plain is not None:
+            pickled = serialize.without_label(plain)
+        else:
+            keeper = serialize.DefinitionKeeper({})
+            pickled = serialize.dump_call_alone(args, kwargs, function, keeper)
+            definitions = keeper.definitions
+        call = Call(self, key, function_key.name, (records, definitions), pickled)
         if unkeyed:
             return UnkeyedCall(call, unkeyed, self._counts)
         return call
@@ -239,7 +244,8 @@ class StoreClient:
         with opened.store.lock:
             number = counts.get(call.key, 0)
             counts[call.key] = number + 1
-        call.key = callkey.nth(call.key, number)
+        if number:
+            call.key = callkey.nth(call.key, number)
         place = opened.store.index.get(call.key, -1)
         call.place = -1 if place >= 0 and place & 1 and self._retries_errors else place
         if call.place < 0 and opened.under_way is not None:
@@ -267,11 +273,14 @@ class StoreClient:
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
         payload = serialize.split_text(payload)[1]  # a note belongs to this run only
-        keeper = serialize.DefinitionKeeper(call.definitions)
-        payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload, keeper)
+        definitions = call.definitions
+        if not serialize.stands_alone(payload):
+            keeper = serialize.DefinitionKeeper(definitions)
+            payload = (serialize.alone if status == m.DONE else serialize.alone_error)(payload, keeper)
+            definitions = keeper.definitions
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
-            self._is_durable, call.classes, keeper.definitions,
+            self._is_durable, call.classes, definitions,
         )  # fmt: skip
 
     def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
@@ -364,9 +373,9 @@ class Call:
             return None, serialize.load_result_soon(stored.payload, describe), stored.output
         return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None, stored.output
 
-    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
-        """Yield the entries to store."""
-        yield self.store_client.entry(self, number, status, seconds, host, payload)
+    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterable[Entry]:
+        """Return the entries to store."""
+        return (self.store_client.entry(self, number, status, seconds, host, payload),)
 
 
 class UnkeyedCall:

@@ -285,7 +285,8 @@ jobs_begun = 0
 
 def ipython_shell() -> Any:
     """Return the IPython shell (also of a notebook's kernel) in which the user types, or None."""
-    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    ipython = sys.modules.get("IPython")  # (each submit of a call that is stored asks)
+    return None if ipython is None else getattr(ipython, "get_ipython", lambda: None)()
 
 
 _STANDARD_LIBRARY = os.path.dirname(os.__file__)

@@ -153,6 +153,11 @@ def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) ->
     return dumps(args, 5) + label.to_bytes(LABEL, "little")
 
 
+def without_label(plain: bytes) -> bytes:
+    """Return what `dump_plain` gives without a label."""
+    return plain[:-LABEL] + bytes(LABEL)
+
+
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """True if arguments neither share nor refer to anything."""
     for value in (*args, *kwargs.values()) if kwargs else args:
@@ -230,14 +235,14 @@ def dump_call_alone(
 def alone(payload: Payload, refer: byvalue.Refer = None) -> Payload:
     """Convert a result's payload for another program: what it names of the script is put inside, or `refer`
     keeps it."""
-    if _stands_alone(pickle_of(payload)):
+    if stands_alone(payload):
         return payload
     return copy_usage(payload, dump_alone(load(payload), refer))
 
 
 def alone_error(payload: Payload, refer: byvalue.Refer = None) -> Payload:
     """Convert an error's payload as `alone` does a result's."""
-    if _stands_alone(bytes(payload)):
+    if stands_alone(payload):
         return payload
     *fields, pickled, reason = loads(payload)
     alone = dumps((*fields, pickled and bytes(dump_alone(load(pickled), refer)), reason), 5)
@@ -260,7 +265,9 @@ class DefinitionKeeper:
         return classes.stored_class, (classes.identity_of(cls), definition.version, definition.digest)
 
 
-def _stands_alone(data: bytes) -> bool:
+def stands_alone(payload: Payload) -> bool:
+    """True if a result's or an error's payload names nothing of the script: another program can load it as it is."""
+    data = pickle_of(payload) if payload else b""
     return data.find(BY_NAME_IN_MAIN) < 0 and data.find(b"class_of") < 0
 
 

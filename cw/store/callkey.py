@@ -75,7 +75,7 @@ def of_call(
         raise UnstableKey(key.refusal)
     hasher = key.hasher.copy()
     classes: Classes = ()
-    named = kwargs if key.order_counts else dict(sorted(kwargs.items()))
+    named = kwargs if key.order_counts or not kwargs else dict(sorted(kwargs.items()))
     text = _plain_text(args, named)
     if text:
         hasher.update(text)

@@ -304,6 +304,13 @@ class Encoder:
 
     def names(self, entry: Entry, now: float) -> bytes:
         """Encode what the result refers to and the segment lacks: it must come before it."""
+        if (
+            entry.function in self._functions
+            and entry.host in self._hosts
+            and not entry.classes
+            and not entry.definitions
+        ):
+            return b""  # as for most
         parts = []
         if entry.function not in self._functions:
             function = self._functions[entry.function] = len(self._functions)
@@ -327,22 +334,22 @@ class Encoder:
     def result(self, entry: Entry, large: bytes | None) -> bytes:
         """Encode the record of a result, and that of its output. `large`: the name of its file, if it has one, as
         `write_large` gives it."""
-        kind, payload = RESULT, entry.payload
+        key, number, function, host, status, when, seconds, args, payload, _, _, _, output = entry
+        kind = RESULT
         if large is not None:
             kind, payload = LARGE_RESULT, large
-        args = entry.args if len(entry.args) <= ARGUMENTS_KEPT else b""
+        if len(args) > ARGUMENTS_KEPT:
+            args = b""
         rest = _CHECKED.pack(
-            len(args) + len(payload), kind, entry.status, self._hosts.get(entry.host, 0),
-            self._functions[entry.function], len(args), entry.number, entry.when, entry.seconds, entry.key,
+            len(args) + len(payload), kind, status, self._hosts.get(host, 0), self._functions[function], len(args),
+            number, when, seconds, key,
         )  # fmt: skip
         data = b"".join((rest, args, payload))
         data = MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
-        if entry.output is None:
+        if output is None:
             return data
-        out, err = entry.output
-        return data + record(
-            OUTPUT, out + err, entry.when, key=entry.key, number=entry.number, split=len(out)
-        )
+        out, err = output
+        return data + record(OUTPUT, out + err, when, key=key, number=number, split=len(out))
 
 
 # --- packed results, of version 1 ---------------------------------------------------------------

@@ -153,7 +153,7 @@ class Writer:
     def put(self, entries: Sequence[Entry], done: Callable[[StoreError | None], None]) -> None:
         """Queue entries to be stored. Blocks while more than BACKLOG bytes wait. Any thread of the process that made
         the writer."""
-        size = sum(len(entry.payload) for entry in entries)
+        size = sum([len(entry.payload) for entry in entries])
         with self._changed:
             if self._waiting_size > BACKLOG:
                 self._changed.wait_for(lambda: self._waiting_size <= BACKLOG)
@@ -229,19 +229,21 @@ class Writer:
         parts: list[bytes] = []
         places: list[tuple[bytes, int]] = []
         position = self._file.end
+        is_durable = False
         for entry in entries:
-            names = encoder.names(entry, now)
-            position += len(names)
-            is_large = len(entry.payload) > form.LARGE
-            large = (
-                directory.write_large(path, entry.key, entry.payload, entry.is_durable) if is_large else None
-            )
+            if names := encoder.names(entry, now):
+                parts.append(names)
+                position += len(names)
+            large = None
+            if len(entry.payload) > form.LARGE:
+                large = directory.write_large(path, entry.key, entry.payload, entry.is_durable)
             data = encoder.result(entry, large)
-            parts += (names, data)
+            parts.append(data)
             places.append((entry.key, form.place_of(self._segment.number, position, entry.status)))
             position += len(data)
+            is_durable |= entry.is_durable
         self._file.append(parts)
-        if any(entry.is_durable for entry in entries):
+        if is_durable:
             self._file.sync()
         self._results += len(entries)
         for key, place in places:

@@ -112,7 +112,8 @@ class Calls:
     ) -> Call:
         """Identify a call that may be part of a chunk. Raises UnstableKey, NotPicklable."""
         with self.lock:
-            call = store_client.identify(self.functions, function, args, {}, prepared)
+            key = self.functions.key_of(function, prepared)
+            call = store_client.identify(key, function, args, {})
             store_client.look_for(call)
             if type(call) is not UnkeyedCall:
                 assert type(call) is Call
@@ -216,13 +217,18 @@ class OneCall:
         return () if self._packed is None else self._packed.met
 
     def place(self) -> int:
-        calls, functions, args = (
-            self._calls,
-            self._calls.functions,
-            (self.function, self._args, self._kwargs),
-        )
+        calls, functions = self._calls, self._calls.functions
+        args = self.function, self._args, self._kwargs
         calls.look_if_due()
         if self._store_client is not None:
+            if self._packed is None:
+                known = functions.known_key(self.function, self._prepared)
+                if known is not None:
+                    number, key = known
+                    self.call = self._store_client.identify(key, *args, self.payload)
+                    self._store_client.look_for(self.call)
+                    calls.make_room(number)
+                    return number
             self._identify(self._store_client)
             if type(self.call) is UnkeyedCall and (self.call.is_ready or not self.met):
                 self.call = self.call.complete()
@@ -244,13 +250,13 @@ class OneCall:
 
     def _identify(self, store_client: StoreClient) -> None:
         functions, args = self._calls.functions, (self.function, self._args, self._kwargs)
-        call = store_client.identify(functions, *args, self._prepared)
+        call = store_client.identify(functions.key_of(self.function, self._prepared), *args)
         if self._packed is not None:
             again = self._pickle()
             if not again.is_same(self._packed):
                 # The key must be of the same values as travel.
                 self._packed, self.payload = again, again.payload(self._calls.store, self._label)
-                call = store_client.identify(functions, *args, self._prepared)
+                call = store_client.identify(functions.key_of(self.function, self._prepared), *args)
         store_client.look_for(call)
         self.call = call
 

@@ -407,6 +407,13 @@ class FunctionTable:
         """
         return self._keys.key_of(function, self.prepare(function) if prepared is None else prepared)
 
+    def known_key(self, function: Any, prepared: Prepared) -> tuple[int, FunctionKey] | None:
+        """Return the number for a call with plain arguments, and its function's key, if nothing has changed since the
+        last."""
+        number = self.known_number(function, (), prepared)
+        key = self._keys.known(number) if number else None
+        return None if key is None else (number, key)
+
     def refresh(self) -> None:
         """Check all that a function reaches at its next submit."""
         self.maker.refresh()

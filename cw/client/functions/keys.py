@@ -35,6 +35,11 @@ class KeyTable:
         self._functions = functions
         self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # by `_identify`
 
+    def known(self, number: int) -> FunctionKey | None:
+        """Return the key of the function that has this number, if it was made, and the number says all of it: only the
+        arguments travel with its calls."""
+        return self._keys.get((number, b""))
+
     def key_of(self, function: Any, prepared: Prepared) -> FunctionKey:
         """Return the key under which calls are recorded, made from the same state as travels.
 
@@ -59,13 +64,15 @@ class KeyTable:
         )
 
     def _identify(self, function: Any, prepared: Prepared) -> tuple[int, bytes]:
-        """Return an identity of the function and all that it reaches, as it is now."""
+        """Return an identity of the function and all that it reaches, as it is now: the number of its object, and the
+        digest of a state that travels with each call."""
         state = prepared.state
         if prepared.takes_state:
             state = self._functions.pickle_state(function, prepared.template.form)
         if state is None:
             return self._functions.number_of(function, prepared), b""
-        return self._functions.number_of(function, prepared, state.names, state.codes), state.digest()
+        number = self._functions.number_of(function, prepared, state.names, state.codes)
+        return number, b"" if prepared.is_bare else state.digest()
 
     def _thaw(self, function: Any, prepared: Prepared) -> Any:
         """Return the function with the state that was taken for `map`."""
