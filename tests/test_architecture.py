@@ -46,7 +46,7 @@ FLOORS = [
     "client.session.ranked", "client.session.receipts", "client.session.retries",
     "client.session.waiting", "client.session.object_sender",
     "client.options", "client.session.patience",
-    "client.store_client", "client.session.ending",
+    "client.store_client", "client.recorded_calls", "client.session.ending",
     "client.futures.tracebacks", "client.futures.__init__", "client.maps.progress", "client.maps.__init__",
     "client.session.initializer",
     "client.functions.functions", "client.functions.keys", "client.functions.prepared",

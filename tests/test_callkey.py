@@ -385,6 +385,29 @@ def test_the_key_goes_with_the_pickle_that_travels():
     assert len(seen) == 3
 
 
+def test_a_key_is_found_by_the_functions_number_while_that_is_known():
+    names = {"__name__": "__main__", "N": 1}
+    exec("def f(x):\n    return N * x", names)
+    f, table, seen = names["f"], FunctionTable(), set()
+    for value in range(3):
+        names["N"] = value
+        assert not table.known_number(f)
+        number, _ = table.call(f, (1,), {})
+        assert table.known_number(f) == number and table.keys.known(number) is None
+        key = table.key_of(f)
+        assert table.keys.known(number) is key
+        seen.add(key.digest)
+    assert len(seen) == 3
+
+
+def test_no_key_is_found_by_the_number_of_a_function_whose_state_travels_with_each_call():
+    captured = [1]
+    table = FunctionTable()
+    number, _ = table.call(lambda: captured, (), {})
+    table.key_of(lambda: captured)
+    assert table.keys.known(number) is None
+
+
 def test_the_key_of_a_frozen_function_is_of_the_state_that_was_taken():
     captured = [1]
 
@@ -752,6 +775,29 @@ def test_a_key_and_a_version_of_ones_own():
         callkey.of_version(unstable)
     key = callkey.of_function(function)
     assert len({callkey.of_call(function, key, (1,), {}, version) for version in versions}) == 4
+
+
+def named_arguments(a=0, b=0):
+    pass
+
+
+_plain = st.one_of(
+    st.integers(), st.floats(), st.text(max_size=9), st.booleans(), st.none(), st.complex_numbers()
+)
+
+
+@given(st.sampled_from([function, named_arguments]), st.lists(_plain), st.dictionaries(st.text("ab"), _plain))
+def test_plain_arguments_have_the_same_key_by_the_short_way(called, args, kwargs):
+    key = callkey.of_function(called)
+    slowly, _ = callkey.of_call(called, key, tuple(args), kwargs, b"v")
+    assert callkey.of_plain_call(key, tuple(args), kwargs, b"v") == slowly
+
+
+def test_plain_arguments_that_need_a_closer_look_have_no_key_by_the_short_way():
+    assert callkey.of_plain_call(callkey.of_function(function), ("f at 0x7f",), {}) is None
+    unstable = object.__repr__(object())
+    refused = callkey.of_function(lambda: unstable)
+    assert refused.refusal and callkey.of_plain_call(refused, (1,), {}) is None
 
 
 def test_the_nth_call_has_a_key_of_its_own():

@@ -98,6 +98,21 @@ def one_run_with_callbacks(path):
     assert found == {**ids, 12345: 9} and threads == {"cw-client"}
 
 
+def test_the_function_of_plain_calls_is_looked_at_once(path, monkeypatch):
+    seen, identify = [], StoreClient.identify
+    monkeypatch.setattr(
+        StoreClient, "identify", lambda self, *args: seen.append(args[2]) or identify(self, *args)
+    )
+    for _ in range(2):
+        with cw.ClusterExecutor(store=path) as executor:
+            futures = [executor.submit(pow, n, 2) for n in range(30)] * 2
+            assert [future.result() for future in futures] == [n**2 for n in range(30)] * 2
+            assert list(executor.map(pow, range(30), range(30))) == [n**n for n in range(30)]
+            assert executor.submit(pow, 0, 2).result() == 0  # the second such call
+    assert seen == [(0, 2), (0, 0)] * 2  # (a map checks all that its function reaches)
+    assert len(cw.results(path)) == 61
+
+
 def test_callbacks_come_for_what_is_stored_too(path):
     for _ in range(2):
         one_run_with_callbacks(path)

@@ -15,16 +15,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cw import program
+from cw.client.recorded_calls import Call, UnkeyedCall
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.net import messages as m
 from cw.payloads import classes, environment, serialize
-from cw.payloads.futures import has_value
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
 from cw.store.directory import identify
@@ -39,6 +38,10 @@ logger = EventLogger("cw.store")
 
 MISSED = 20
 """Number of calls of a function not found in a store that has results of it, after which a warning is logged."""
+
+
+# What a call refers to: classes and definitions. One object for all such calls, and never changed.
+_REFERS_TO_NOTHING: tuple[tuple[ClassRecord, ...], dict[bytes, bytes]] = (), {}
 
 
 class _Open:
@@ -202,10 +205,9 @@ class StoreClient:
         function: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        plain: bytes | None = None,
     ) -> Call | UnkeyedCall:
-        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. `plain`: the
-        payload of arguments that are plain. Raises UnstableKey, NotPicklable."""
+        """Return the call, for which `look_for` must be called. The caller holds the functions' lock. Raises
+        UnstableKey, NotPicklable."""
         unkeyed: list[Any] = []
         if self._key is None:
             key, met = callkey.of_call(function, function_key, args, kwargs, self._version, unkeyed)
@@ -218,15 +220,9 @@ class StoreClient:
         if met or function_key.classes:
             records = tuple(opened.record_of(*each) for each in (*function_key.classes, *met))
         self._count_here()
-        pickled: Any
-        definitions: dict[bytes, bytes] = {}
-        if plain is not None:
-            pickled = serialize.without_label(plain)
-        else:
-            keeper = serialize.DefinitionKeeper({})
-            pickled = serialize.dump_call_alone(args, kwargs, function, keeper)
-            definitions = keeper.definitions
-        call = Call(self, key, function_key.name, (records, definitions), pickled)
+        keeper = serialize.DefinitionKeeper({})
+        pickled = serialize.dump_call_alone(args, kwargs, function, keeper)
+        call = Call(self, key, function_key.name, (records, keeper.definitions), pickled)
         if unkeyed:
             return UnkeyedCall(call, unkeyed, self._counts)
         return call
@@ -237,6 +233,22 @@ class StoreClient:
         if type(call) is Call:
             self.find(call, self._counts)
             call.result_key = call.key
+
+    def recall(
+        self, function_key: FunctionKey, args: tuple[Any, ...], kwargs: dict[str, Any], plain: bytes
+    ) -> Call | None:
+        """Identify a call with plain arguments, and look for it, at once. `plain`: its payload, which is stored as it
+        is. None: `identify` must. Otherwise as that one."""
+        if self._key is not None or function_key.classes:
+            return None
+        key = callkey.of_plain_call(function_key, args, kwargs, self._version)
+        if key is None:
+            return None
+        self._count_here()
+        call = Call(self, key, function_key.name, _REFERS_TO_NOTHING, plain)
+        self.find(call, self._counts)
+        call.result_key = call.key
+        return call
 
     def find(self, call: Call, counts: dict[bytes, int]) -> None:
         """Make the key of a call the key of the n-th such call in its run, and look for its result in the store."""
@@ -320,115 +332,6 @@ class StoreClient:
         if under_way is not None:
             under_way.close()
         writer.close()
-
-
-class Call:
-    """A call that is recorded: its key, and the place of its stored result, if any."""
-
-    __slots__ = (
-        "again", "args", "classes", "definitions", "is_under_way", "key", "name", "place", "result_key", "store_client"
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        store_client: StoreClient,
-        key: bytes,
-        name: str,
-        met: tuple[tuple[ClassRecord, ...], dict[bytes, bytes]],
-        args: Any,
-        place: int = -1,
-    ) -> None:
-        """`met`: the classes that its values may have, and the definitions, by digest, that its arguments refer to."""
-        self.store_client = store_client
-        self.key = key
-        self.name = name  # the function's
-        self.classes, self.definitions = met
-        self.args = args  # pickled
-        self.place = place
-        self.is_under_way = False  # a run that goes on has it: its result comes into the store
-        self.result_key: bytes | None = None
-        """Key by which calls that depend on it are recognised; None: by its value."""
-        self.again: Callable[[], Any] | None = None
-        """Lets the call wait for the futures among its arguments, if its stored result cannot be read."""
-
-    @property
-    def is_stored(self) -> bool:
-        return self.place >= 0
-
-    @property
-    def calls(self) -> list[Call]:
-        """The calls that are recorded: itself."""
-        return [self]
-
-    @property
-    def is_found(self) -> bool:
-        """True if it need not run here: its result is stored, or under way in a run that goes on."""
-        return self.place >= 0 or self.is_under_way
-
-    def load(self, describe: str) -> tuple[BaseException | None, Any, tuple[bytes, bytes] | None]:
-        """Return the stored (error, value, output). Raises whatever reading or unpickling it raises."""
-        stored = self.store_client.read(self.place)
-        classes.definitions.update(stored.definitions)
-        if stored.status == m.DONE:
-            return None, serialize.load_result_soon(stored.payload, describe), stored.output
-        return serialize.load_error(stored.payload, f"{describe} (in an earlier run)"), None, stored.output
-
-    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterable[Entry]:
-        """Return the entries to store."""
-        return (self.store_client.entry(self, number, status, seconds, host, payload),)
-
-
-class UnkeyedCall:
-    """A call whose key will depend on the values of these futures, which are not known by a key of their own.
-
-    `counts`: as in `StoreClient.find`.
-    """
-
-    __slots__ = ("_call", "_counts", "_futures", "store_client")
-
-    is_stored = is_found = is_under_way = False
-
-    def __init__(self, call: Call, futures: list[Future[Any]], counts: dict[bytes, int]) -> None:
-        self._call = call
-        self._futures = futures
-        self._counts = counts
-        self.store_client = call.store_client
-
-    @property
-    def is_ready(self) -> bool:
-        """True if all the futures have their values."""
-        return all(map(has_value, self._futures))
-
-    def complete(self) -> Call:
-        """Return the call, stored or not, when the futures have their values. Raises UnstableKey."""
-        self.store_client.add_values(self._call, [future.result() for future in self._futures])
-        self.store_client.find(self._call, self._counts)
-        return self._call
-
-    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
-        raise AssertionError("a call that has run was completed before")
-
-
-class Chunk:
-    """Calls that are one job: `chunks.run_each`. Each is recorded by itself."""
-
-    __slots__ = ("calls", "store_client")
-
-    is_stored = is_found = is_under_way = False
-    again = None
-
-    def __init__(self, calls: list[Call]) -> None:
-        self.calls = calls
-        self.store_client = calls[0].store_client
-
-    def entries(self, number: int, status: int, seconds: float, host: str, payload: Any) -> Iterator[Entry]:
-        if status == m.DONE:
-            outcomes = serialize.load_result(payload)
-            for call, (status_of_call, lasted, result) in zip(self.calls, outcomes, strict=True):
-                yield self.store_client.entry(call, number, status_of_call, lasted, host, result)
-        else:  # its runner died, or was too slow; the call that did it is not known
-            for call in self.calls:
-                yield self.store_client.entry(call, number, status, seconds, host, payload)
 
 
 def _acquire(path: str) -> _Open:

@@ -178,7 +178,7 @@ def with_text(payload: Payload, text: str) -> bytes:
 
 def split_text(payload: Payload) -> tuple[str, Payload]:
     """Return the text beside a payload, or '', and the payload without it."""
-    if payload[:1] != bytes([WITH_TEXT]):
+    if not payload or payload[0] != WITH_TEXT:
         return "", payload
     end = 5 + int.from_bytes(payload[1:5], "little")
     text = bytes(payload[5:end]).decode(errors="surrogatepass")

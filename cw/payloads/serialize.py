@@ -153,11 +153,6 @@ def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any], label: int = 0) ->
     return dumps(args, 5) + label.to_bytes(LABEL, "little")
 
 
-def without_label(plain: bytes) -> bytes:
-    """Return what `dump_plain` gives without a label."""
-    return plain[:-LABEL] + bytes(LABEL)
-
-
 def is_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """True if arguments neither share nor refer to anything."""
     for value in (*args, *kwargs.values()) if kwargs else args:
@@ -267,7 +262,7 @@ class DefinitionKeeper:
 
 def stands_alone(payload: Payload) -> bool:
     """True if a result's or an error's payload names nothing of the script: another program can load it as it is."""
-    data = pickle_of(payload) if payload else b""
+    data = payload if type(payload) is bytes and payload[:1] == b"\x80" else pickle_of(payload)
     return data.find(BY_NAME_IN_MAIN) < 0 and data.find(b"class_of") < 0
 
 

@@ -100,6 +100,19 @@ def of_call(
     return hasher.digest(), classes
 
 
+def of_plain_call(
+    key: FunctionKey, args: tuple[Any, ...], kwargs: dict[str, Any], version: bytes = b""
+) -> bytes | None:
+    """Make the key that `of_call` makes, of arguments that all are plain. None: `of_call` must make it, or refuse."""
+    named = kwargs if key.order_counts or not kwargs else dict(sorted(kwargs.items()))
+    text = _text_of(args, named)
+    if not text or key.refusal is not None:
+        return None
+    hasher = key.hasher.copy()
+    hasher.update(text + version)
+    return hasher.digest()
+
+
 def with_values(key: bytes, values: list[Any]) -> tuple[bytes, Classes]:
     """Add the values of futures to the key of a call; see `of_call`. Raises `UnstableKey`."""
     walk = DefinitionWalk()
@@ -163,6 +176,11 @@ def _plain_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         kind = type(value)
         if kind not in PLAIN and (kind is not tuple or not PLAIN.issuperset(map(type, value))):
             return b""
+    return _text_of(args, kwargs)
+
+
+def _text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Return the text of plain arguments; empty: it could be that of others, too."""
     try:
         text = f"{args!r}{kwargs!r}" if kwargs else repr(args)
     except ValueError:  # an int of thousands of digits

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 
 from cw.client.functions.functions import FunctionTable
 from cw.client.functions.prepared import Packed, Prepared
+from cw.client.recorded_calls import Call, Chunk, UnkeyedCall
 from cw.client.session.initializer import Initializer
 from cw.client.session.job import ClientJob
 from cw.client.session.jobs import Jobs
 from cw.client.session.object_sender import ObjectSender
 from cw.client.session.objects import ObjectTable
-from cw.client.store_client import Call, Chunk, StoreClient, UnkeyedCall
+from cw.client.store_client import StoreClient
 from cw.errors import UnstableKey
 from cw.events import EventLogger
 from cw.payloads import chunks, log_settings, modules, serialize, settings
@@ -221,14 +222,6 @@ class OneCall:
         args = self.function, self._args, self._kwargs
         calls.look_if_due()
         if self._store_client is not None:
-            if self._packed is None:
-                known = functions.known_key(self.function, self._prepared)
-                if known is not None:
-                    number, key = known
-                    self.call = self._store_client.identify(key, *args, self.payload)
-                    self._store_client.look_for(self.call)
-                    calls.make_room(number)
-                    return number
             self._identify(self._store_client)
             if type(self.call) is UnkeyedCall and (self.call.is_ready or not self.met):
                 self.call = self.call.complete()

@@ -83,7 +83,7 @@ class FunctionTable:
         self._quick: dict[int, dict[Sequence[str], tuple[Any, Watch, Watch | None, int, int]]] = {}
         self._templates: dict[tuple[Any, ...], Template] = {}
         self._records: dict[tuple[Any, ...], Record] = {}  # oldest first
-        self._keys = KeyTable(self)
+        self.keys = KeyTable(self)
         self._warned: dict[Any, Any] = {}  # random generators that the user was warned of
         self.maker = RecordMaker(table)
         """Makes what functions reach."""
@@ -405,14 +405,7 @@ class FunctionTable:
 
         Raises NotPicklable; UnstableKey if the state changes all the time.
         """
-        return self._keys.key_of(function, self.prepare(function) if prepared is None else prepared)
-
-    def known_key(self, function: Any, prepared: Prepared) -> tuple[int, FunctionKey] | None:
-        """Return the number for a call with plain arguments, and its function's key, if nothing has changed since the
-        last."""
-        number = self.known_number(function, (), prepared)
-        key = self._keys.known(number) if number else None
-        return None if key is None else (number, key)
+        return self.keys.key_of(function, self.prepare(function) if prepared is None else prepared)
 
     def refresh(self) -> None:
         """Check all that a function reaches at its next submit."""

@@ -36,8 +36,7 @@ class KeyTable:
         self._keys: dict[tuple[int, bytes], FunctionKey] = {}  # by `_identify`
 
     def known(self, number: int) -> FunctionKey | None:
-        """Return the key of the function that has this number, if it was made, and the number says all of it: only the
-        arguments travel with its calls."""
+        """Return the key of the function with this number, if it was made, and only arguments travel with its calls."""
         return self._keys.get((number, b""))
 
     def key_of(self, function: Any, prepared: Prepared) -> FunctionKey:

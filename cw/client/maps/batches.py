@@ -14,8 +14,9 @@ from cw.client.functions.calls import ManyCalls, OneCall, StoredCall
 from cw.client.functions.prepared import Prepared
 from cw.client.futures.future import Future
 from cw.client.maps import mapping
+from cw.client.recorded_calls import Call, Chunk
 from cw.client.session.session import Session
-from cw.client.store_client import Call, Chunk, StoreClient
+from cw.client.store_client import StoreClient
 from cw.net import messages as m
 from cw.payloads import chunks, serialize
 from cw.payloads.deferred import Deferred

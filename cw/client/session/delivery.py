@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cw.client.recorded_calls import Call, Chunk
 from cw.client.session.job import ClientJob
 from cw.client.session.jobs import Jobs
 from cw.client.session.outcome import Outcome
-from cw.client.store_client import Call, Chunk, StoreClient
+from cw.client.store_client import StoreClient
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.output import last_words

@@ -19,11 +19,11 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from cw.client.functions.calls import Calls
+from cw.client.recorded_calls import UnkeyedCall
 from cw.client.session.delivery import Delivery
 from cw.client.session.job import Dependent
 from cw.client.session.jobs import Jobs
 from cw.client.session.outcome import Abandoned
-from cw.client.store_client import UnkeyedCall
 from cw.errors import DependencyFailed
 from cw.net import messages as m
 from cw.net import wire

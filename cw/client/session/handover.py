@@ -14,11 +14,11 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from cw.client.futures.future import Future
+from cw.client.recorded_calls import Call, Chunk
 from cw.client.session.dependents import Result
 from cw.client.session.job import ClientJob, Dependent
 from cw.client.session.retries import Retries
 from cw.client.session.session import Session
-from cw.client.store_client import Call, Chunk
 from cw.net.objects import closure
 from cw.payloads import byvalue, classes, script, serialize
 from cw.requirements import JobOptions

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 from cw.client.functions.calls import Calls, OneCall, Submission
 from cw.client.functions.prepared import Prepared
 from cw.client.hints import LARGE_ARGUMENT, LargeArguments
+from cw.client.recorded_calls import Call, Chunk, UnkeyedCall
 from cw.client.session.delivery import Delivery
 from cw.client.session.dependents import Dependents
 from cw.client.session.exchange import Exchange
 from cw.client.session.job import Dependent
 from cw.client.session.jobs import Jobs
-from cw.client.store_client import Call, Chunk, StoreClient, UnkeyedCall
+from cw.client.store_client import StoreClient
 from cw.net import memory, wire
 from cw.net.loop import Loop
 from cw.payloads import dependent, serialize
@@ -89,17 +90,15 @@ class Submitter:
         prepared: Prepared | None = None,
         label: int = 0,
     ) -> int:
-        """Queue a job; returns its number, which is below 0 while the call waits for futures. Arguments and errors as
-        for `OneCall`, RuntimeError if it is closed."""
+        """Queue a job; returns its number, below 0 while it waits for futures. Raises as OneCall, or RuntimeError."""
         calls = self._calls
-        functions = calls.functions
         payload: Any
         payload = plain = serialize.dump_plain(args, kwargs, label)
         names: Sequence[str] = ()
         met: Any = ()
         if plain is None and store_client is None:
             payload, names = self._dump_if_known(function, args, kwargs, type(tag), label, met := [])
-        if payload is not None and store_client is None:
+        if payload is not None:
             number = 0
             try:
                 if self._jobs.is_full(size := len(payload)) or size > memory.LARGE:
@@ -109,8 +108,11 @@ class Submitter:
                 with self.lock:
                     if not self._owner.is_closed:
                         calls.look_if_due()
-                        known = functions.known_number(function, names, prepared)
-                        if known:
+                        known = calls.functions.known_number(function, names, prepared)
+                        if known and store_client is not None:
+                            recorded = store_client, args, kwargs, payload
+                            number = self._add_recorded(known, recorded, tag, options)
+                        elif known:
                             calls.make_room(known)
                             chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
                             if met:
@@ -127,6 +129,34 @@ class Submitter:
         if len(call.payload) >= LARGE_ARGUMENT:
             self.large_arguments.look(function, args, kwargs)
         return self.add(call, tag, options)
+
+    def _add_recorded(
+        self,
+        known: int,
+        recorded: tuple[StoreClient, tuple[Any, ...], dict[str, Any], bytes],
+        tag: Any,
+        options: JobOptions,
+    ) -> int:
+        """Add the job of a call with plain arguments that is recorded; returns its number. 0: it takes `OneCall`.
+
+        `known`: the function's number. `recorded`: where to, and the arguments, which are the payload, too. The lock is
+        held.
+        """
+        store_client, args, kwargs, payload = recorded
+        calls = self._calls
+        key = calls.functions.keys.known(known)
+        if key is None or self.spill is not None:
+            return 0
+        call = store_client.recall(key, args, kwargs, payload)
+        if call is None:
+            return 0
+        calls.make_room(known)
+        if hasattr(tag, "stored_key"):
+            tag.stored_key = call.result_key
+        chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
+        number = self._jobs.add(known, chosen, payload, tag, call, options)
+        self._delivery.add(number, call)
+        return number
 
     def _dump_if_known(
         self,
