@@ -19,7 +19,9 @@ from typing import Any
 
 from cw.errors import StoreError
 from cw.events import EventLogger
+from cw.store import direct
 from cw.store import format as form
+from cw.store.direct import Ways
 from cw.version import VERSION
 
 logger = EventLogger("cw.store")
@@ -185,10 +187,10 @@ def _write_marker(marker: str, ident: str, is_repair: bool = False) -> None:
 # --- large results ----------------------------------------------------------------------------
 
 
-def write_large(path: str, key: bytes, payload: Any, is_durable: bool) -> bytes:
+def write_large(path: str, key: bytes, payload: Any, is_durable: bool, ways: Ways) -> bytes:
     """Write a result to a file of its own, complete before a record refers to it. Returns the record's reference to it.
 
-    Raises StoreError.
+    `ways`: those of writing it, as far as they are known. Raises StoreError.
     """
     directory = os.path.join(path, LARGE_DIRECTORY)
     name = f"{key.hex()}-{os.urandom(6).hex()}"
@@ -201,11 +203,7 @@ def write_large(path: str, key: bytes, payload: Any, is_durable: bool) -> bytes:
                 sync(path)
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            written = 0
-            while written < len(data):
-                written += os.write(fd, data[written : written + 64 * 1024**2])
-            if is_durable:
-                os.fsync(fd)
+            direct.write(fd, data, is_durable, ways)
         except OSError:
             os.unlink(file)
             raise

@@ -16,6 +16,7 @@ from typing import Any
 
 from cw.store import directory
 from cw.store import format as form
+from cw.store.direct import Ways
 from cw.store.format import Replaced
 from cw.store.inventory import Found, Inventory
 from cw.version import VERSION
@@ -46,6 +47,7 @@ class Merging:
         self._kept = kept
         self._read = read
         self._now = time.time()
+        self._ways = Ways()
         self.replaced = [Replaced(each.name, each.size, each.is_ended) for each in sources] + [
             former
             for each in sources
@@ -125,7 +127,7 @@ class Merging:
             payload = form.unpack(body[head.args_size :], sample[sample_head.args_size :])
             head = head._replace(kind=form.RESULT)
             if len(payload) > form.LARGE:
-                payload = directory.write_large(self._path, head.key, payload, is_durable=True)
+                payload = directory.write_large(self._path, head.key, payload, True, self._ways)
                 head = head._replace(kind=form.LARGE_RESULT)
             body = body[: head.args_size] + payload
         host = self._hosts.get(source.hosts.get(head.host, ""), 0)

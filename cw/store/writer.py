@@ -24,6 +24,7 @@ from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
+from cw.store.direct import Ways
 from cw.store.format import Entry
 from cw.store.listing import Listing
 from cw.store.reader import Segment, Store
@@ -130,6 +131,7 @@ class Writer:
         self.store = store
         self._pid = os.getpid()
         self._results = 0
+        self._ways = Ways()
         self._failure: StoreError | None = None
         self._waiting: deque[tuple[Sequence[Entry], Callable[[StoreError | None], None]]] = deque()
         self._waiting_size = 0
@@ -236,7 +238,7 @@ class Writer:
                 position += len(names)
             large = None
             if len(entry.payload) > form.LARGE:
-                large = directory.write_large(path, entry.key, entry.payload, entry.is_durable)
+                large = directory.write_large(path, entry.key, entry.payload, entry.is_durable, self._ways)
             data = encoder.result(entry, large)
             parts.append(data)
             places.append((entry.key, form.place_of(self._segment.number, position, entry.status)))
