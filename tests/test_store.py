@@ -226,6 +226,35 @@ def test_who_brings_more_than_is_written_waits(tmp_path, monkeypatch):
     assert done == [None] * 3 and len(read(tmp_path / "s")) == 3
 
 
+def test_results_are_read_many_at_once_if_one_after_the_other(tmp_path, monkeypatch):
+    path = written(tmp_path / "s", *(entry(n, b"x" * 100) for n in range(1000)))
+    sizes, pread = [], os.pread
+
+    def noted(*args):
+        data = pread(*args)
+        sizes.append(len(data))
+        return data
+
+    opened = Store(path, False)
+    monkeypatch.setattr(os, "pread", noted)
+    places = list(opened.places())
+    assert [opened.read(place).number for place in places] == list(range(1000))
+    assert len(sizes) < 100
+    del sizes[:]
+    opened.refresh()
+    assert [opened.read(place).number for place in reversed(places)] == list(reversed(range(1000)))
+    assert max(sizes) <= 4096  # no more than what is asked for
+
+
+def test_what_another_program_adds_is_read_behind_what_was_read_before(tmp_path):
+    writer, opened = Writer(Store(tmp_path / "s", True, SCHEME)), Store(tmp_path / "s", False)
+    for number in range(20):
+        put(writer, entry(number, b"%d" % number * 50))
+        opened.refresh()
+        assert [opened.read(place).number for place in opened.places()] == list(range(number + 1))
+    writer.close()
+
+
 # --- damage -----------------------------------------------------------------------------------
 
 

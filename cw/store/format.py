@@ -56,6 +56,7 @@ _CHECKED = struct.Struct("<IBBHIIQdf16s")  # a head without magic and checksum
 SIZE = RECORD.size
 _NO_KEY = bytes(16)
 _KIND = 12  # where the kind is in a head
+_OUTPUT_BYTE = bytes([OUTPUT])
 _RESULT_BYTES = {bytes([kind]) for kind in RESULTS}
 
 DAMAGE = ValueError, KeyError, struct.error, zlib.error
@@ -198,9 +199,11 @@ def read_record(read: Callable[[int, int], bytes], position: int) -> tuple[Head,
 
 def read_output(read: Callable[[int, int], bytes], position: int, key: bytes) -> tuple[bytes, bytes] | None:
     """Read what the call with this key has printed, if the record at a position is that; None otherwise."""
+    data = read(SIZE, position)
+    if data[_KIND : _KIND + 1] != _OUTPUT_BYTE:  # as mostly
+        return None
     try:
-        head = Head._make(RECORD.unpack(read(SIZE, position)))
-        if head.kind != OUTPUT or head.key != key:
+        if Head._make(RECORD.unpack(data)).key != key:
             return None
         head, body = read_record(read, position)
     except DAMAGE:

@@ -37,6 +37,9 @@ WRITING_SECONDS = 60.0
 OPEN_SEGMENTS = 64
 """Most files that a store keeps open for reading. Larger: more descriptors. Smaller: files are reopened often."""
 
+READ_ON = 64 * 1024
+"""Bytes that are read at once where results are read one after the other. Larger: more memory. Smaller: more calls."""
+
 TRIES = 10
 """Most times that a result is looked for again because its segment is gone. Larger: a program that reads a store tidied
 all the time fails later."""
@@ -66,6 +69,26 @@ class Segment:
         self.sample: tuple[int, bytes] | None = None  # position and bytes of the sample that was read last
 
 
+class _Piece:
+    """What was read last. Who reads on behind it gets more at once. For any thread."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._last: tuple[int, int, bytes] = -1, 0, b""  # number of the segment, position, bytes
+
+    def read(self, pread: Callable[[int, int], bytes], number: int, size: int, position: int) -> bytes:
+        """Read as `pread` does, which reads the segment with this number."""
+        last, start, data = self._last
+        at = position - start if last == number else -1
+        if at < 0 or at + size > len(data):
+            data = pread(max(size, READ_ON) if 0 <= at <= len(data) else size, position)
+            self._last = number, position, data
+            at = 0
+        return data[at : at + size]
+
+
 class Store:
     """A store in a directory; may be used in any thread.
 
@@ -87,6 +110,7 @@ class Store:
         self.done_by_function: dict[str, int] = {}  # results of this scheme, in the segments that were read
         self._segments: list[Segment] = []
         self._names: set[str] = set()
+        self._piece = _Piece()
         self._listing = Listing(self.path)
         self._scanning = threading.Lock()
         self._moved: dict[int, bytes] | None = (
@@ -100,6 +124,7 @@ class Store:
         """Read results that other programs have added since."""
         with self._scanning:
             gone: set[str] = set()
+            self._piece.clear()  # what has come since may be in it, half written
             while True:
                 self._follow_listing(gone)
                 before = len(gone)
@@ -276,7 +301,8 @@ class Store:
     def _read(self, place: int) -> Stored:
         segment, position = self._locate(place)
         try:
-            head, body = form.read_record(partial(self._pread, segment), position)
+            read = partial(self._piece.read, partial(self._pread, segment), segment.number)
+            head, body = form.read_record(read, position)
             payload: Any = body[head.args_size :]
             if head.kind == form.LARGE_RESULT:
                 payload = directory.read_large(self.path, payload)
@@ -284,13 +310,14 @@ class Store:
                 payload = self._unpack(segment, payload)
             self._read_definitions(segment)
             after = position + form.SIZE + head.size
-            output = form.read_output(partial(self._pread, segment), after, head.key)
+            output = form.read_output(read, after, head.key)
         except form.DAMAGE as error:
             raise StoreError(
                 f"the store {self.path}: a record of {segment.name} is damaged ({error})"
             ) from error
         args = body[: head.args_size] if head.args_size else None
-        return _stored(segment, head, args, payload)._replace(output=output)
+        stored = _stored(segment, head, args, payload)
+        return stored if output is None else stored._replace(output=output)
 
     def _read_head(self, place: int) -> Stored:
         segment, position = self._locate(place)
