@@ -44,6 +44,24 @@ def test_ctrl_c_in_the_middle_of_a_submit_costs_no_other_job(where, monkeypatch)
         assert session.wait(LIMIT)
 
 
+def test_a_recorded_call_is_withdrawn_by_ctrl_c_in_the_middle_of_its_submit(tmp_path, monkeypatch):
+    with cw.ClusterExecutor(store=tmp_path / "s") as executor:
+        delivery = executor._session.delivery
+        real = delivery.add
+
+        def interrupted(number, call):
+            real(number, call)
+            monkeypatch.setattr(delivery, "add", real)
+            raise KeyboardInterrupt
+
+        executor.submit(jobs.square, 1).result(LIMIT)
+        monkeypatch.setattr(delivery, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(jobs.square, 2)
+        assert executor.submit(jobs.square, 3).result(LIMIT) == 9
+    assert [result.args for result in cw.results(tmp_path / "s")] == [(1,), (3,)]
+
+
 def test_a_submit_after_the_stop_says_so():
     executor = cw.ClusterExecutor()
     session = executor._session

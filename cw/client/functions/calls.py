@@ -218,8 +218,11 @@ class OneCall:
         return () if self._packed is None else self._packed.met
 
     def place(self) -> int:
-        calls, functions = self._calls, self._calls.functions
-        args = self.function, self._args, self._kwargs
+        calls, functions, args = (
+            self._calls,
+            self._calls.functions,
+            (self.function, self._args, self._kwargs),
+        )
         calls.look_if_due()
         if self._store_client is not None:
             self._identify(self._store_client)

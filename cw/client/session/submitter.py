@@ -154,8 +154,13 @@ class Submitter:
         if hasattr(tag, "stored_key"):
             tag.stored_key = call.result_key
         chosen = 0 if options is NO_OPTIONS else calls.objects.options_number(options)
-        number = self._jobs.add(known, chosen, payload, tag, call, options)
-        self._delivery.add(number, call)
+        number = 0
+        try:
+            number = self._jobs.add(known, chosen, payload, tag, call, options)
+            self._delivery.add(number, call)
+        except KeyboardInterrupt:
+            self._jobs.withdraw(number)  # the caller, who undoes the rest, does not have the number
+            raise
         return number
 
     def _dump_if_known(
