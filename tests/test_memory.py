@@ -64,3 +64,19 @@ def test_a_file_is_mapped_read_only_and_shared():
 
 def test_half_of_the_memory_is_that_of_the_machine_or_less():
     assert 0 < memory.half_of_all() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def test_private_memory_has_exactly_the_size_asked_for():
+    for size in 0, 1, 5000, memory.MAPPED, memory.MAPPED + 1:
+        allocated = memory.private(size)
+        assert len(allocated) == size and not allocated.readonly
+
+
+def test_a_forked_child_does_not_write_into_its_parents_memory():
+    for size in 1, memory.MAPPED:
+        allocated = memory.private(size)
+        if not (child := os.fork()):
+            allocated[0] = 1
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert allocated[0] == 0

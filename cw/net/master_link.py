@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from cw.errors import ConnectionError, ProtocolError
-from cw.net import address, wire
+from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.net.connector import dial
@@ -113,7 +113,7 @@ class Terms(NamedTuple):
     """Reason of its Goodbye."""
     goodbye_seconds: float
     """Time for the master to read the Goodbye."""
-    allocate: Callable[[int], memoryview] = wire.allocate
+    allocate: Callable[[int], memoryview] = memory.private
     """Makes the memory for large payloads."""
 
 

@@ -24,6 +24,9 @@ LARGE = 128 * 1024
 """Bytes above which a payload travels in memory of its own: received directly into it or, on one machine, passed as a
 memory file. Below, a copy costs less than the file."""
 
+MAPPED = 32 * 1024**2
+"""Bytes from which on memory is mapped, in huge pages: 100 MB are filled in 15 ms instead of 50. Below (32 MiB are its
+own limit), malloc hands out memory that it has kept, and 1 MB takes 0.02 ms instead of 0.45 for a fresh mapping."""
 
 MOST_PARTS = 1024
 """Most buffers that writev(2) takes at once."""
@@ -63,6 +66,18 @@ def is_short(error: OSError) -> bool:
 def takes_files() -> bool:
     """True if peers may send memory files."""
     return time.monotonic() >= _short_until
+
+
+def private(size: int) -> memoryview:
+    """Allocate `size` writable bytes that this process shares with no other: in huge pages, if the system has them and
+    it is worth it."""
+    if size < MAPPED:
+        return memoryview(bytearray(size))
+    # Private: shared memory has no huge pages, and a child that the program forks would write into the parent's.
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
 
 
 def allocate(size: int) -> memoryview:

@@ -19,9 +19,7 @@ No socket, no state beyond the current frame.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import mmap
 import os
 import struct
 import sys
@@ -35,7 +33,7 @@ from cw import errors
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net.batches import split
-from cw.net.memory import LARGE, Memory, as_file, from_file
+from cw.net.memory import LARGE, Memory, as_file, from_file, private
 from cw.net.schema import LISTS, SPECS, Spec
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
@@ -49,9 +47,6 @@ MAX_BODY = 4 * 1024 * 1024
 
 MAX_PAYLOAD = 64 * 1024**3
 """Most bytes of a payload: 64 GiB. Memory for it is reserved, and touched only as it arrives."""
-
-MAPPED = 32 * 1024**2
-"""Bytes from which on payloads are received into pages of their own; below, malloc's memory is warm and faster."""
 
 MOST_NEEDS = 8192
 """Most objects that one object may need. If there are more, they are grouped in objects of their own."""
@@ -210,16 +205,6 @@ def split_results(
 # --- decoding ---------------------------------------------------------------------------------
 
 
-def allocate(size: int) -> memoryview:
-    """Allocate memory for a large payload: malloc's, or above its limit (32 MiB) fresh pages, huge if possible."""
-    if size < MAPPED:
-        return memoryview(bytearray(size))
-    pages = mmap.mmap(-1, size)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(pages)
-
-
 class Decoder:
     """Decodes frames to messages. One for each connection; not thread-safe.
 
@@ -227,7 +212,7 @@ class Decoder:
     Raises ProtocolError; after that it must not be used any more.
     """
 
-    def __init__(self, allocate: Callable[[int], memoryview] = allocate) -> None:
+    def __init__(self, allocate: Callable[[int], memoryview] = private) -> None:
         self.accepts = None
         self.max_body = MAX_BODY
         self.files: deque[int] = deque()

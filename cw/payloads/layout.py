@@ -20,15 +20,13 @@ A payload comes from a peer that may be faulty: sizes are checked before anythin
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import pickle
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cw.errors import PayloadError
-from cw.net.memory import LARGE
+from cw.net.memory import LARGE, MAPPED, private
 from cw.payloads.current import LABEL
 
 Payload = bytes | bytearray | memoryview
@@ -38,23 +36,10 @@ StoreBuffer = Callable[[Sequence[Any], int], memoryview | bytes]
 # sizes. Above, the copy begins to cost more than the 2 us which a multi-buffer payload takes.
 OUT_OF_BAND = 16 * 1024
 
-# From here on memory is mapped, with huge pages: 100 MB are filled in 15 ms instead of 50. Below, malloc
-# hands out memory that it has kept (its own limit is 32 MiB), and 1 MB takes 0.02 ms instead of 0.45 for a
-# fresh mapping.
-MAPPED = 32 * 1024 * 1024
-
 MULTI = 1
 WITH_TEXT = 2
 _HEADER = struct.Struct("<BBxxIQ")
 _ALIGNMENT = 64  # a cache line, and what numpy and the vector units like best
-
-
-def allocate_buffer(nbytes: int) -> memoryview:
-    """Allocate writable memory, in huge pages if the system has them, for sizes from `MAPPED`."""
-    memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)[:nbytes]
 
 
 def keep(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
@@ -131,7 +116,7 @@ def pack(data: bytes, buffers: list[memoryview], store: StoreBuffer | None, behi
         return store(parts, size)
     if size < MAPPED:
         return b"".join(parts)
-    target = allocate_buffer(size)
+    target = private(size)
     position = 0
     for part in parts:
         end = position + len(part)
@@ -164,7 +149,7 @@ def unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
 def _writable_copy(payload: memoryview) -> memoryview:
     if len(payload) < MAPPED:
         return memoryview(bytearray(payload))
-    copy = allocate_buffer(len(payload))
+    copy = private(len(payload))
     copy[:] = payload
     return copy
 
