@@ -80,3 +80,13 @@ def test_a_forked_child_does_not_write_into_its_parents_memory():
             os._exit(0)
         os.waitpid(child, 0)
         assert allocated[0] == 0
+
+
+def test_a_copy_as_bytes_is_equal_in_all_that_bytes_have():
+    for size in memory.MAPPED, memory.MAPPED + 1:
+        content = os.urandom(1024) * (size // 1024 + 2)
+        view = memoryview(bytearray(content))[7 : 7 + size]
+        copy = memory.as_bytes(view)
+        assert type(copy) is bytes and copy == content[7 : 7 + size] and hash(copy) == hash(bytes(view))
+        view[:] = bytes(size)
+        assert copy == content[7 : 7 + size] and copy.find(b"\0" * 1024) < 0

@@ -28,7 +28,7 @@ from pickles import dump_call
 from cw.client.functions.functions import FunctionTable
 from cw.errors import NotPicklable, PayloadError, RemoteException, RemoteTraceback
 from cw.net import memory
-from cw.payloads import failures, layout, serialize
+from cw.payloads import failures, layout, pickled, serialize
 
 LOCK = threading.Lock()
 BIG = layout.OUT_OF_BAND  # bytes
@@ -184,6 +184,41 @@ def test_big_bytes_travel_out_of_band_and_come_out_as_bytes(where):
         arrived = kwargs["data"]
     assert is_multi(payload)
     assert type(arrived) is bytes and arrived == data
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The bytes that were made of a payload's buffers; from a size on that is far below the real one."""
+    found = []
+    monkeypatch.setattr(pickled, "MAPPED", serialize.BIG_BYTES)
+    monkeypatch.setattr(pickled, "as_bytes", lambda view: found.append(memory.as_bytes(view)) or found[-1])
+    return found
+
+
+def test_bytes_of_mapped_size_are_copied_once(made):
+    data = os.urandom(serialize.BIG_BYTES)
+    for keep in bytes, writable:  # as on a network, and as from a memory file
+        assert serialize.load_result(keep(serialize.dump_result(data))) is made[-1]
+        (first, _, second), kwargs = serialize.load_call(keep(dump_call((data, 3, data), {"x": data})))
+        assert [id(first), id(second), id(kwargs["x"])] == list(map(id, made[-3:]))
+        assert first == second == kwargs["x"] == data
+        state, args = serialize.load_parts(
+            keep(serialize.pickle_with_state(1, (data,), {}, None).payload()), 2
+        )
+        assert (state, args[0][0]) == (1, data) and args[0][0] is made[-1]
+    assert len(made) == 10
+
+
+def test_what_lies_beside_such_bytes_is_what_it_was(made):
+    data, text = os.urandom(serialize.BIG_BYTES), "bytes"
+    args, _ = serialize.load_call(dump_call((data, bytes, bytes, text, Buffer(data)), {}))
+    assert args[1] is args[2] is bytes and args[:4] == (data, bytes, bytes, text)
+    assert memoryview(args[4].data).readonly and args[4].data == data
+    made.clear()
+    buffer = bytearray(serialize.BIG_BYTES)
+    args, _ = serialize.load_call(dump_call((data, Buffer(buffer)), {}))
+    assert not made and args[0] == data  # with writable ones, all are left as they are
+    assert not memoryview(args[1].data).readonly
 
 
 def test_what_other_containers_of_bytes_hold_is_the_same():
@@ -604,6 +639,7 @@ import sys
 from cw.payloads import serialize
 from cw.payloads.environment import apply_environment, dump_environment, load_environment
 from cw.client.functions.functions import FunctionTable
+from cw.runner import output
 from cw.runner.script import Script
 serialize.load_what_errors_take()  # as the forkserver does
 environment = load_environment(dump_environment())

@@ -80,6 +80,24 @@ def private(size: int) -> memoryview:
     return memoryview(pages)
 
 
+def as_bytes(view: memoryview) -> bytes:
+    """Copy MAPPED bytes or more as `bytes(view)` does, but into huge pages, if the system has them."""
+    import ctypes  # here, since few processes need it
+
+    api, size = ctypes.pythonapi, view.nbytes
+    # Bytes without a content may be written into until somebody else has them.
+    made: bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+        ("PyBytes_FromStringAndSize", api)
+    )(None, size)
+    start = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyBytes_AsString", api))(made)
+    # malloc has mapped them. The kernel refuses this (and no more) if it has no huge pages.
+    first = start + -start % mmap.PAGESIZE
+    length = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+    memoryview((ctypes.c_char * size).from_address(start)).cast("B")[:] = view
+    return made
+
+
 def allocate(size: int) -> memoryview:
     """Allocate `size` bytes in a new memory file, or in plain memory if no descriptor is left. Raises OSError."""
     try:

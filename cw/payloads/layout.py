@@ -146,6 +146,11 @@ def unpack(payload: memoryview) -> tuple[memoryview, list[memoryview]]:
     return data, buffers
 
 
+def has_writable(payload: memoryview) -> bool:
+    """True if a payload with buffers has one that may be written into."""
+    return payload[1] != 0
+
+
 def _writable_copy(payload: memoryview) -> memoryview:
     if len(payload) < MAPPED:
         return memoryview(bytearray(payload))

@@ -15,12 +15,14 @@ from cloudpickle.cloudpickle import _PICKLE_BY_VALUE_MODULES as _registered
 
 from cw.errors import PayloadError
 from cw.events import EventLogger
+from cw.net.memory import MAPPED, as_bytes
 from cw.payloads import byvalue, classes, named, related, script, shared
 from cw.payloads.layout import (
     MULTI,
     WITH_TEXT,
     Payload,
     StoreBuffer,
+    has_writable,
     join,
     keep,
     keep_all,
@@ -61,12 +63,29 @@ def load(payload: Payload) -> Any:
     try:
         if kind != MULTI:
             return loads(payload)
-        data, buffers = unpack(memoryview(payload).cast("B"))
+        data, buffers = _unpacked(payload)
         return loads(data, buffers=buffers)
     except AttributeError:
         if not classes.definitions or bytes(data).find(BY_NAME_IN_MAIN) < 0:
             raise
     return _OfScript(io.BytesIO(data), buffers=buffers).load()
+
+
+def _unpacked(payload: Payload) -> tuple[memoryview, list[Any]]:
+    """Split a payload into the pickle and its buffers. Those of large `bytes` (`serialize.apart_if_big`) are such
+    already: `bytes(buffer)`, which the pickle calls, then copies nothing."""
+    view = memoryview(payload).cast("B")
+    data, buffers = unpack(view)
+    if len(view) < MAPPED or has_writable(view) or bytes(data[:_LOOK]).find(_BYTES_OF_BUFFER) < 0:
+        return data, buffers
+    return data, [as_bytes(buffer) if buffer.nbytes >= MAPPED else buffer for buffer in buffers]
+
+
+_BYTES_OF_BUFFER = b"\x8c\x05bytes\x94\x93\x94\x97\x98"
+"""How a pickle calls `bytes` with a buffer that is read-only."""
+
+_LOOK = 4096
+"""Bytes of a pickle in which that is looked for."""
 
 
 class _OfScript(pickle.Unpickler):
@@ -286,7 +305,7 @@ def load_parts(payload: Payload, count: int, persistent_load: Any = None, memos:
     """Load the first `count` of the values that were pickled in sequence. `memos`: a list that receives the memo."""
     data, buffers = payload, None
     if payload[:1] == b"\x01":
-        data, buffers = unpack(memoryview(payload).cast("B"))
+        data, buffers = _unpacked(payload)
     if persistent_load is None:
         unpickler = pickle.Unpickler(io.BytesIO(data), buffers=buffers)
     else:
