@@ -113,12 +113,10 @@ def _allocate(size: int) -> memoryview:
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        memory = Memory(fd, size)
     except BaseException:
         os.close(fd)
         raise
-    memory.fd = fd
-    return memoryview(memory)
+    return mapped(fd, size)
 
 
 def store(parts: Sequence[Any], size: int) -> memoryview | bytes:
@@ -133,17 +131,42 @@ def store(parts: Sequence[Any], size: int) -> memoryview | bytes:
 
 
 def _store(parts: Sequence[Any], size: int) -> memoryview:
-    """Write the buffers to a file. A copy through a mapping would make the kernel zero each page first."""
-    fd = os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return mapped(new_file(parts), size)
+
+
+def new_file(parts: Sequence[Any]) -> int:
+    """Join these buffers in a new memory file. Returns its descriptor. Raises OSError."""
+    fd = write(os.memfd_create("cw-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), parts)
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write(fd: int, parts: Sequence[Any]) -> int:
+    """Write these buffers to a file, from its begin. (A copy through a mapping would make the kernel zero each new page
+    first.) Returns the descriptor, which is closed if that fails. Raises OSError."""
     try:
         rest = deque(memoryview(part) for part in parts)
+        position = 0
         while rest:
-            written = os.writev(fd, list(islice(rest, MOST_PARTS)))
+            written = os.pwritev(fd, list(islice(rest, MOST_PARTS)), position)
+            position += written
             while rest and written >= rest[0].nbytes:
                 written -= rest.popleft().nbytes
             if rest:
                 rest[0] = rest[0].cast("B")[written:]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def mapped(fd: int, size: int) -> memoryview:
+    """Map a memory file of this size; the memory owns the descriptor from now on. Raises OSError."""
+    try:
         memory = Memory(fd, size)
     except BaseException:
         os.close(fd)

@@ -111,7 +111,7 @@ class Runner:
                         return
                     continue
                 self._run(job)
-            current.running = None
+            current.running = job = None  # an idle runner holds no payload
             if not self._receive():
                 return
             job_usage.begin()

@@ -25,6 +25,7 @@ from cw.client.session.objects import ObjectTable
 from cw.client.store_client import StoreClient
 from cw.errors import UnstableKey
 from cw.events import EventLogger
+from cw.net.warm_files import WarmFiles
 from cw.payloads import chunks, log_settings, modules, serialize, settings
 from cw.travel.baggage import Baggage
 from cw.travel.moving import moved
@@ -69,6 +70,7 @@ class Calls:
         object_sender: ObjectSender,
         logs: log_settings.Watch,
         baggage: Baggage,
+        warm_files: WarmFiles,
     ) -> None:
         """`logs`: the settings of logging and of warnings that jobs run under. `baggage`: modules and files that travel
         with the session."""
@@ -82,6 +84,8 @@ class Calls:
         self._watch = settings.Watch()
         self._logs = logs
         self._baggage = baggage
+        self.warm_files = warm_files
+        """For `store`: they make memory files."""
 
     def set_initializer(self, initializer: Callable[..., Any], initargs: Iterable[Any]) -> None:
         """Run this in each runner before its first job. Raises NotPicklable, TypeError."""

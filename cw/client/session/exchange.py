@@ -137,7 +137,7 @@ class Exchange:
     def on_welcome(self) -> None:
         link, jobs, connection = self.link, self._jobs, self.link.connection
         assert connection is not None
-        self._calls.store = memory.store if connection.passes_files else None
+        self._calls.store = self._calls.warm_files.join if connection.passes_files else None
         self._object_sender.start_anew(connection)
         self.reporter.start_anew()
         if link.is_lost:

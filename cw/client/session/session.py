@@ -37,6 +37,7 @@ from cw.errors import ConnectionError, Detached, StoreError
 from cw.events import EventLogger
 from cw.net import address
 from cw.net.loop import Loop
+from cw.net.warm_files import WarmFiles
 from cw.output.incoming import Incoming
 from cw.output.printer import printer
 from cw.output.sink import Sink
@@ -86,7 +87,7 @@ class Session:
         seed = current.seed_of_session(settings.seed)
         objects = ObjectTable(lambda: dump_environment(seed, *baggage.for_environment()), baggage.pack)
         object_sender = ObjectSender(objects, self._lock, self._loop, lambda: objects_of(jobs))
-        self.calls = Calls(self._lock, objects, jobs, object_sender, logs, baggage)
+        self.calls = Calls(self._lock, objects, jobs, object_sender, logs, baggage, WarmFiles(self._loop))
         if settings.initializer is not None:
             self.calls.set_initializer(settings.initializer, settings.initargs)
         self.delivery = Delivery(
@@ -234,6 +235,7 @@ class Session:
         self._lock = self.submitter.lock = self.calls.lock = threading.RLock()
         self.waiting.drop_after_fork()
         self.exchange.waits.drop_after_fork()
+        self.calls.warm_files.drop()
         self._ended = threading.Event()
         self._ended.set()
         self._loop.drop_after_fork()
@@ -252,6 +254,8 @@ class Session:
         finally:
             with self._lock:
                 self.is_closed = True
+            self.calls.store = None  # a call that comes too late leaves no file here
+            self.calls.warm_files.drop()
             try:
                 self.output.sink.end()
                 self.delivery.flush()  # results that have arrived are stored, and delivered
