@@ -141,6 +141,7 @@ def test_files_are_dropped_some_time_after_the_last_one(files, watch, monkeypatc
 
 def test_where_a_file_cannot_be_opened_again_none_is_kept(files, monkeypatch):
     before = open_files()
+    store(files, b"a", SIZE + 1)
     real = os.open
     monkeypatch.setattr(
         warm_files.os, "open", lambda path, *flags: real(path.replace("/proc", "/no-proc"), *flags)

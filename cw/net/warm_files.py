@@ -37,7 +37,6 @@ class WarmFiles:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._most = min(MOST, memory.half_of_all() // 8)
         # Descriptors and sizes, the oldest first. Who has removed one owns it; each step is atomic.
         self._files: list[tuple[int, int]] = []
         self._used_at = 0.0
@@ -45,9 +44,11 @@ class WarmFiles:
 
     def join(self, parts: Sequence[Any], size: int) -> memoryview | bytes:
         """Join these buffers, `size` bytes in all, in a memory file. Raises OSError."""
-        if LEAST <= size <= self._most:
-            with contextlib.suppress(OSError):  # no descriptor, or no /proc
+        if LEAST <= size <= _most():
+            try:
                 return self._join(parts, size)
+            except OSError:  # no descriptor is left, or there is no /proc
+                self.drop()
         return memory.store(parts, size)
 
     def _join(self, parts: Sequence[Any], size: int) -> memoryview:
@@ -85,7 +86,7 @@ class WarmFiles:
 
     def _keep(self, own: int, size: int) -> None:
         self._files.append((own, size))
-        while sum(size for _, size in tuple(self._files)) > self._most:
+        while sum(size for _, size in tuple(self._files)) > _most():
             self._drop_oldest()
         self._used_at = time.monotonic()
         if not self._is_watched:
@@ -111,3 +112,7 @@ class WarmFiles:
     def _drop_oldest(self) -> None:
         with contextlib.suppress(IndexError):  # another thread was faster
             os.close(self._files.pop(0)[0])
+
+
+def _most() -> int:
+    return min(MOST, memory.half_of_all() // 8)
