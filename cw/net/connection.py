@@ -45,7 +45,7 @@ class Connection:
         self.decoder = decoder or wire.Decoder()
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_close: Callable[[str], None] = lambda reason: None
-        self.on_drained: Callable[[], None] = lambda: None
+        self.on_drained: Callable[[], None] | None = None
         self.heard_at = self._counted_at = time.monotonic()
         self._silence = 0
         self.closed = False
@@ -164,8 +164,10 @@ class Connection:
             return
         if self._closing:
             self.close()
-        else:
+            return
+        if self._events != IN:
             self._want(IN)
+        if self.on_drained is not None:
             self.on_drained()
 
     def _want(self, events: int) -> None:
@@ -205,7 +207,7 @@ class Connection:
                     if self.closed or self._closing:
                         return
                     # Check again: it was decoded before the previous message changed what is accepted.
-                    if decoder.accepts is not None and type(message) not in decoder.accepts:
+                    if (accepts := decoder.accepts) is not None and type(message) not in accepts:
                         raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
             except ProtocolError as error:

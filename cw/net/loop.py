@@ -74,7 +74,8 @@ class Loop:
         self.scratch = memoryview(bytearray(READ))  # every socket reads through this
         self.on_wake: Callable[[], None] = lambda: None
         """Called in the loop's thread after `wake()`."""
-        self.lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        # (A lock, and no empty context, also where nobody shares it: it is C code, and this is on each job's way.)
+        self.lock: Any = threading.RLock()
         """Held while callbacks run. Another thread may use the connections while it holds this."""
 
     # --- from any thread ---

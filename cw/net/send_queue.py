@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import Any
 
 from cw.net import wire
@@ -28,9 +28,9 @@ class Parcel:
 
     __slots__ = ("frames", "has_begun", "message")
 
-    def __init__(self, message: tuple[Any, ...], with_files: bool) -> None:
+    def __init__(self, message: tuple[Any, ...], frames: Iterable[wire.Frame]) -> None:
         self.message = message
-        self.frames = deque(wire.encode_part(message, with_files))
+        self.frames = deque(frames)
         self.has_begun = False  # some of it has been written
 
     def size(self) -> int:
@@ -51,6 +51,10 @@ class SendQueue:
     def put(self, message: tuple[Any, ...], with_files: bool = False, is_ordered: bool = False) -> None:
         """Queue a message. `with_files`: large payloads go to the peer as memory files. `is_ordered`: it goes in the
         data lane, whatever its kind."""
+        if (single := wire.encode_single(message)) is not None:  # on the way of a job that is alone
+            self.size += len(single[0]) + len(single[1])
+            self._data.append(Parcel(message, (single,)))
+            return
         if wire.is_control(message) and not is_ordered:
             for part in split(message):
                 for frame in wire.encode_part(part, with_files):
@@ -58,7 +62,7 @@ class SendQueue:
                     self._control.append(frame)
             return
         for part in split(message):
-            parcel = Parcel(part, with_files)
+            parcel = Parcel(part, wire.encode_part(part, with_files))
             for frame in parcel.frames:
                 self.size += _size(frame)
             self._data.append(parcel)
@@ -81,7 +85,7 @@ class SendQueue:
             if parcel.has_begun:
                 parcel.frames = deque([wire.ABORT])
             else:
-                parcel.frames = Parcel(rest, with_files).frames if rest is not None else deque()
+                parcel.frames = deque(() if rest is None else wire.encode_part(rest, with_files))
             self.size += parcel.size()
             parcel.message = () if rest is None else rest
         if gone:
@@ -101,7 +105,7 @@ class SendQueue:
     def write_to(self, sock: Any) -> None:
         """Write everything. Raises BlockingIOError when the socket takes no more now, other OSErrors."""
         writing = self._writing
-        while writing or self._gather():
+        while writing or ((self._control or self._data) and self._gather()):
             buffer = writing[0]
             if type(buffer) is tuple:
                 # The descriptor goes with the first byte; if not all bytes are taken, the rest is plain bytes.
@@ -118,37 +122,32 @@ class SendQueue:
 
     def _gather(self) -> bool:
         """Move the next frames to `_writing`: all control, then some data."""
+        control, data, writing = self._control, self._data, self._writing
         small: list[Any] = []
         size = 0
-
-        def end_small() -> None:
-            if small:
-                self._writing.append(b"".join(small))
-                small.clear()
-
-        while size < WRITE and (self._control or self._data):
-            frame = self._control.popleft() if self._control else self._next_data()
+        while size < WRITE and (control or data):
+            if control:
+                frame = control.popleft()
+            else:
+                parcel = data[0]
+                frame = parcel.frames.popleft()
+                parcel.has_begun = True
+                if not parcel.frames:
+                    data.popleft()
             if type(frame[-1]) is wire.Attachment:
-                end_small()
-                self._writing.append(tuple(frame))
-                continue
+                frame = [tuple(frame)]
             for buffer in frame:
-                if len(buffer) > LARGE:
-                    end_small()
-                    self._writing.append(buffer)
+                if type(buffer) is tuple or len(buffer) > LARGE:
+                    if small:
+                        writing.append(b"".join(small))
+                        small.clear()
+                    writing.append(buffer)
                 else:
                     small.append(buffer)
                 size += len(buffer)
-        end_small()
-        return bool(self._writing)
-
-    def _next_data(self) -> wire.Frame:
-        parcel = self._data[0]
-        frame = parcel.frames.popleft()
-        parcel.has_begun = True
-        if not parcel.frames:
-            self._data.popleft()
-        return frame
+        if small:
+            writing.append(b"".join(small))
+        return bool(writing)
 
 
 def _size(frame: wire.Frame) -> int:

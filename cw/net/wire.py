@@ -27,6 +27,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 from cw import errors
@@ -61,9 +62,12 @@ PIECE_KIND, ABORT_KIND = 255, 254
 # If two messages have one kind, on different legs: the one that is declared first.
 _SPEC_BY_KIND = {spec.kind: spec for spec in reversed(SPECS.values())}
 
-# A batch of one, the form that decides latency, is packed in one call: count, columns, size of the payload.
+# A batch of one, the form that decides latency, is packed in one call: header, count, columns, size of the payload.
 _FIXED = [spec for spec in SPECS.values() if spec.has_payloads and LISTS not in spec.codes]
 _SINGLES = {spec.cls: struct.Struct(f"<I{spec.codes}Q") for spec in _FIXED}
+_SINGLE_FRAMES = {spec.cls: (struct.Struct(f"<IBBHI{spec.codes}Q"), spec.kind) for spec in _FIXED}
+_first = itemgetter(0)
+_make = tuple.__new__
 
 # Bytes of one entry of a batch, without its payload or the numbers in its list.
 _WIDTHS = {"B": 1, "H": 2, "I": 4, "Q": 8, "f": 4, LISTS: 4}
@@ -122,16 +126,23 @@ def encode_part(part: tuple[Any, ...], with_files: bool = False) -> Iterable[Fra
         head = _head(codes, part)
         return ([HEADER.pack(len(head), kind, 0, 0) + head],)
     payloads = part[-1]
-    single = _SINGLES.get(spec.cls)
-    if len(payloads) != 1:
-        return (_batch(kind, codes, part[:-1], list(map(len, payloads)), payloads),)
-    size = len(payloads[0])
-    if size > LARGE:
+    if len(payloads) == 1 and len(payloads[0]) > LARGE:
         return _large(kind, codes, part[:-1], payloads[0], with_files)
-    if single is None:
-        return (_batch(kind, codes, part[:-1], [size], payloads),)
-    head = HEADER.pack(single.size + size, kind, 0, 0)
-    return ([head + single.pack(1, *[column[0] for column in part[:-1]], size), payloads[0]],)
+    if (frame := encode_single(part)) is not None:
+        return (frame,)
+    return (_batch(kind, codes, part[:-1], list(map(len, payloads)), payloads),)
+
+
+def encode_single(message: tuple[Any, ...]) -> Frame | None:
+    """Encode a batch of one with a small payload; None: the message is none, or has lists among its columns."""
+    found = _SINGLE_FRAMES.get(type(message))
+    if found is None:
+        return None
+    *columns, payloads = message
+    if len(payloads) != 1 or (size := len(payloads[0])) > LARGE:
+        return None
+    form, kind = found
+    return [form.pack(form.size - _HEAD + size, kind, 0, 0, 1, *map(_first, columns), size), payloads[0]]
 
 
 def _head(codes: str, columns: Any) -> bytes:
@@ -335,7 +346,9 @@ class Decoder:
             values = single.unpack_from(body)
             if single.size + values[-1] != len(body):
                 raise ProtocolError(f"{cls.__name__}: the payload's size does not fit the frame")
-            return cls(*[[value] for value in values[1:-1]], [body[single.size :]])
+            columns = [[value] for value in values[1:-1]]
+            columns.append([body[single.size :]])
+            return _make(cls, columns)  # (the class itself would call a function of Python's)
         if 4 + count * _ENTRIES[cls] > len(body):
             raise ProtocolError(f"{cls.__name__} of {count} entries in {len(body)} bytes")
         columns, position = _decode_columns(spec.codes, count, body)
