@@ -516,6 +516,57 @@ def test_a_future_that_is_settled_while_others_look_at_it_is_seen_by_all():
         assert called == [future, future]
 
 
+ENDS = {
+    "result": lambda future: future.set_result(5),
+    "error": lambda future: future.set_exception(ValueError("x")),
+    "cancelled": lambda future: future.cancel(),
+    "killed": lambda future: (future.note_running(), future.kill()),
+}
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+@pytest.mark.parametrize("end", ENDS)
+def test_who_waits_first_without_a_condition_goes_on_with_the_others(end, others):
+    future, seen = Future(Silent()), []
+
+    def wait_for_it():
+        try:
+            seen.append(future.result(LIMIT))
+        except (ValueError, CancelledError) as error:
+            seen.append(type(error))
+
+    waiting = [threading.Thread(target=wait_for_it)]
+    waiting[0].start()
+    wait_until(lambda: future._gate is not None, LIMIT)
+    assert future._made_condition is None
+    for _ in range(others):
+        waiting.append(threading.Thread(target=wait_for_it))
+        waiting[-1].start()
+    if others:  # they wait at the condition, which has taken over what the first one waits at
+        wait_until(lambda: len(getattr(future._made_condition, "_waiters", ())) == others, LIMIT)
+        assert future._gate is None
+    called = []
+    future.add_done_callback(lambda done: (waiting[0].join(LIMIT), called.append(list(seen))))
+    ENDS[end](future)
+    for thread in waiting:
+        thread.join(LIMIT)
+    expected = {"result": 5, "error": ValueError}.get(end, CancelledError)
+    assert seen == [expected] * (others + 1)
+    assert expected in called[0]  # nobody who waits has to wait for callbacks, too
+
+
+def test_a_wait_that_timed_out_leaves_the_future_as_it_was():
+    future = Future(Silent())
+    for timeout in (0.001, 0, -1):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(timeout)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.exception(timeout)
+    future.set_result(5)
+    assert future.result(0) == 5
+    assert future.exception() is None
+
+
 def test_a_future_shows_its_state():
     future = Future(Silent())
     assert "pending" in repr(future)

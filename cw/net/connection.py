@@ -236,9 +236,10 @@ class Connection:
 
     def _receive_with_files(self, into: memoryview) -> int:
         count, fds = receive_with_files(self._socket, into)
-        self.decoder.files.extend(fds)
-        if len(self.decoder.files) > MOST_FILES:
-            raise OSError(0, "it sends more descriptors than frames that need one")
+        if fds:
+            self.decoder.files.extend(fds)
+            if len(self.decoder.files) > MOST_FILES:
+                raise OSError(0, "it sends more descriptors than frames that need one")
         return count
 
     def _fail(self, reason: str) -> None:

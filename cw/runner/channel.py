@@ -24,6 +24,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from cw.events import RateLimited
@@ -51,6 +52,9 @@ FDS = 4
 HIGH = 100
 """Lowest number of the runner's descriptors, out of the way of programs that assume small ones."""
 
+# The columns of a Run, by functions of C: this is on the way of each job.
+_dispatch, _function, _attempt = attrgetter("dispatch"), attrgetter("function.number"), attrgetter("attempt")
+_number, _payload = attrgetter("number"), attrgetter("payload")
 
 lines = RateLimited("cw.worker")
 
@@ -119,12 +123,12 @@ class WorkerEnd:
         os.eventfd_write(self._tokens, len(jobs))
         self._stream.send(
             m.Run(
-                [job.dispatch for job in jobs],
-                [job.function.number for job in jobs],
+                list(map(_dispatch, jobs)),
+                list(map(_function, jobs)),
                 [0 if job.options_object is None else job.options_object.number for job in jobs],
-                [job.attempt for job in jobs],
-                [job.number for job in jobs],
-                [job.payload for job in jobs],
+                list(map(_attempt, jobs)),
+                list(map(_number, jobs)),
+                list(map(_payload, jobs)),
             )
         )
 

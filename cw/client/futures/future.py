@@ -2,8 +2,9 @@
 
 A plain Future has a condition, a lock, a deque and two lists: 1.7 KiB and nine objects for the garbage collector to
 walk, a million times in a large batch, and most futures are never waited for singly. Here, changes of state happen
-under one lock that all futures share, until `_condition` is first used (which `result()`, `wait()` and
-`as_completed()` do only while the future is pending); from then on, as in the base class.
+under one lock that all futures share, until `_condition` is first used (which `wait()` and `as_completed()` do only
+while the future is pending); from then on, as in the base class. The first thread that waits in `result()` does without
+it: it blocks at a *gate*, a plain lock that opens when the future is done.
 
 The attributes with an underscore are those that concurrent.futures itself (wait, as_completed) reads.
 """
@@ -42,6 +43,20 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
+class _GateCondition(threading.Condition):
+    """The condition of a future at whose gate a thread waits. It is notified when the future is done, and only then."""
+
+    def __init__(self, gate: Any) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def notify_all(self) -> None:
+        super().notify_all()
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.release()
+
+
 class Future(concurrent.futures.Future[T]):
     """The future of one job. `running()` is approximate: short jobs are never reported as running.
 
@@ -55,6 +70,7 @@ class Future(concurrent.futures.Future[T]):
     usage: Usage | None = None
     """What the job has used, once it is done; None: it lasted less than 10 ms, or its result was in the store."""
     _made_condition: threading.Condition | None = None
+    _gate: Any = None  # a lock that is held until the future is done, if a thread waits at it and there is no condition
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
@@ -90,7 +106,9 @@ class Future(concurrent.futures.Future[T]):
                     is_lender = nested.lender is not None and self._session.lends
                     self._waiters = nested.Waiters(self._session) if is_lender else []
                     self._done_callbacks = list(self._done_callbacks)
-                    condition = self._made_condition = threading.Condition()
+                    gate, self._gate = self._gate, None
+                    condition = threading.Condition() if gate is None else _GateCondition(gate)
+                    self._made_condition = condition
         return condition
 
     # Type checkers see the attribute that wait() and as_completed() ask for.
@@ -135,6 +153,7 @@ class Future(concurrent.futures.Future[T]):
             was = self._state
             if is_bare and was == PENDING:
                 self._state = CANCELLED_AND_NOTIFIED
+                self._open_gate()
         if is_bare:
             if was == PENDING:
                 self._notify_dependents()
@@ -182,10 +201,12 @@ class Future(concurrent.futures.Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """Return the job's result; blocks for it up to `timeout` seconds (TimeoutError). Raises what the job raised."""
+        if self._state != FINISHED:
+            timeout = self._wait(timeout)
         if self._state == FINISHED and self._exception is None:
             value = self._result
         else:
-            error = super().exception(self._wait(timeout))
+            error = super().exception(timeout)
             if error is not None:
                 try:  # (the base class ignores an exception that is false, such as an empty list of errors)
                     raise error
@@ -219,8 +240,21 @@ class Future(concurrent.futures.Future[T]):
         return super().result()
 
     def _wait(self, timeout: float | None) -> float | None:
-        """Wait, in a job, with its slot lent. Returns the rest of the timeout (seconds)."""
-        if nested.lender is None or self.done():
+        """Wait at the gate, unless another thread does; in a job, with its slot lent. Returns the rest of the timeout
+        (seconds)."""
+        if self.done():
+            return timeout
+        if nested.lender is None:
+            gate = threading.Lock()
+            with _lock:
+                if self._made_condition is not None or self._gate is not None or self.done():
+                    return timeout
+                gate.acquire()
+                self._gate = gate
+            if timeout is None:
+                gate.acquire()
+            elif not (gate.acquire(timeout=timeout) if timeout > 0 else gate.acquire(blocking=False)):
+                return 0.0
             return timeout
 
         def wait(timeout: float | None) -> None:
@@ -237,6 +271,12 @@ class Future(concurrent.futures.Future[T]):
                 self._done_callbacks = [*self._done_callbacks, fn]
                 return
         super().add_done_callback(fn)
+
+    def _open_gate(self) -> None:
+        """Let the thread go on that waits at the gate. The caller holds the lock that all futures share."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.release()
 
     def _notify_dependents(self) -> None:
         """Report that the future is done to the calls of its session that wait for it. (A callback would cost more.)"""
@@ -274,6 +314,8 @@ class Future(concurrent.futures.Future[T]):
             if is_bare and is_open:
                 self._result = result
                 self._state = FINISHED
+                if self._gate is not None:
+                    self._open_gate()
         if not is_bare:
             try:
                 super().set_result(result)

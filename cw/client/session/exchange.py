@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Protocol
 
 from cw import nested, program
@@ -36,6 +37,10 @@ from cw.version import VERSION
 from cw.waits.reporter import WaitReporter
 
 logger = EventLogger("cw.client")
+
+# The columns of a Submit, by functions of C: this is on the way of each job.
+_number, _function = attrgetter("number"), attrgetter("function")
+_options, _payload = attrgetter("options"), attrgetter("payload")
 
 
 class Owner(Protocol):
@@ -231,14 +236,14 @@ class Exchange:
         if self._delivery.is_used and self.result_host is None:
             self.result_host = ""
             connection.send(m.WantsResultHost())
-        functions, options = [job.function for job in batch], [job.options for job in batch]
+        functions, options = list(map(_function, batch)), list(map(_options, batch))
         if not self._object_sender.send_objects(connection, set(functions), set(options) - {0}):
             if len(batch) > 1:  # too many objects at a time
                 middle = len(batch) // 2
                 self._submit(connection, batch[:middle], is_apart)
                 self._submit(connection, batch[middle:], is_apart)
             return  # a single job was cancelled meanwhile, and its function is forgotten
-        numbers, payloads = [job.number for job in batch], [job.payload for job in batch]
+        numbers, payloads = list(map(_number, batch)), list(map(_payload, batch))
         if is_apart:
             tries = [0 if job.retries is None else min(job.retries.tries, 255) for job in batch]
             connection.send(m.SubmitApart(numbers, functions, options, tries, payloads))

@@ -67,13 +67,17 @@ class Scheduler:
 
     def wants_tick(self) -> bool:
         """True if there is something for `on_tick` to do."""
-        return any(
-            (pool.idle and (any(map(_may_tick, pool.rotation)) or _has_surplus(pool)))
-            or (pool.reserved and self._placement.has_void(pool))
-            or pool.patient
-            or (pool.lending and (_has_surplus(pool) or any(queue.session.depth for queue in pool.rotation)))
-            for pool in self._state.pools.values()
-        )
+        for pool in self._state.pools.values():  # (no generator: this is on the way of each job)
+            if pool.patient or (pool.reserved and self._placement.has_void(pool)):
+                return True
+            if pool.ahead and (pool.idle or pool.lending) and _has_surplus(pool):
+                return True
+            if pool.rotation and (
+                (pool.idle and any(map(_may_tick, pool.rotation)))
+                or (pool.lending and any(queue.session.depth for queue in pool.rotation))
+            ):
+                return True
+        return False
 
     def on_tick(self) -> list[Action]:
         """Recall jobs that wait at one worker while another idles. Called every 20 ms or so while `wants_tick`."""
