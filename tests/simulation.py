@@ -230,6 +230,9 @@ class SimConnection:
         if sim.is_followed(message):
             self.out.send(1, b"", None)
 
+    def hurry(self):
+        pass
+
     def withdraw(self, kind, numbers):
         return [] if self.closed or self._closing else self.out.withdraw(kind, numbers)
 

@@ -185,6 +185,46 @@ def test_what_is_closed_in_a_wakeup_is_not_read_in_it(running, connect):
     assert a.closed == b.closed == []
 
 
+# --- haste ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_answer_to_a_lone_message_is_written_before_its_handler_returns(running, connect, count):
+    peer, seen = connect(), []
+
+    def answer(message):
+        peer.connection.send(message)
+        peer.connection.hurry()
+        with contextlib.suppress(BlockingIOError):
+            seen.append(peer.raw.recv(1000, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        peer.got.append(message)
+
+    peer.connection.on_message = answer
+    messages = [m.Recall(n) for n in range(count)]
+    peer.raw.sendall(encoded(*messages))
+    wait_until(lambda: len(peer.got) == count)
+    assert seen == ([encoded(m.Recall(0))] if count == 1 else [])  # several answers go in one write
+    assert peer.receive(count) == messages
+    running.call(lambda: (peer.connection.send(m.Recall(5)), peer.connection.hurry(), seen.clear()))
+    assert peer.receive(1) == [m.Recall(5)]
+
+
+def test_an_error_of_a_hasty_write_is_told_when_the_message_is_handled(connect):
+    peer, told = connect(socket.socketpair), []
+
+    def answer(message):
+        peer.raw.close()
+        for _ in range(2):
+            peer.connection.send(m.Recall(1))
+            peer.connection.hurry()
+        told.append(list(peer.closed))
+
+    peer.connection.on_message = answer
+    peer.raw.sendall(encoded(m.Recall(1)))
+    wait_until(lambda: peer.closed)
+    assert told == [[]] and peer.closed == [os.strerror(errno.EPIPE)]
+
+
 # --- who breaks the protocol ------------------------------------------------------------------
 
 

@@ -24,6 +24,9 @@ class Wire:
     def send(self, message):
         self.sent.append(message)
 
+    def hurry(self):
+        pass
+
     def withdraw(self, kind, keys):
         self.withdrawn.append((kind, keys))
         return []

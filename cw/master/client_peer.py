@@ -205,6 +205,7 @@ class ClientPeer(Peer):
         self.connection.send(
             m.JobResults(results.numbers, results.statuses, results.seconds, results.payloads)
         )
+        self.connection.hurry()
         if self.connection.unsent > RESULTS_UNSENT and not self._is_blocked:
             self._is_blocked = True
             self._master.perform(self._master.dispatcher.on_blocked(self._key, True))

@@ -85,7 +85,7 @@ class JobSender:
                 list(map(_payload, jobs)),
             )
         )
-
+        self._connection.hurry()
         if promised:  # last: what comes from here comes after these jobs
             self._passing.on_wanted(self._key, promised)
 

@@ -60,6 +60,7 @@ class Connection:
         self._queue = SendQueue()
         self._events = IN
         self._closing = False  # it closes when all is sent
+        self._failure: OSError | None = None  # of a write in the middle of a wakeup
         sock.setblocking(False)
         loop.watch(sock.fileno(), self._events, self._on_ready)
         loop.connections.add(self)
@@ -83,6 +84,17 @@ class Connection:
             return
         self._queue.put(message, self.passes_files, is_ordered)
         self._loop.unflushed.add(self)
+
+    def hurry(self) -> None:
+        """Write now what is queued, if there is nothing else to do in this wakeup: the other end begins while this one
+        does the rest. (Otherwise what is queued meanwhile goes in the same write.)"""
+        if self._loop.is_lone and self._events == IN and self._failure is None and not self.closed:
+            try:
+                self._queue.write_to(self._socket)
+            except BlockingIOError:
+                pass  # the flush at the end of the wakeup waits for room
+            except OSError as error:
+                self._failure = error  # nobody is told in the middle of a message
 
     def withdraw(self, kind: type, numbers: Set[int]) -> list[int]:
         """Take back the entries of such messages that have one of these numbers in the first column, where the socket
@@ -155,6 +167,8 @@ class Connection:
         if self.closed:
             return
         try:
+            if self._failure is not None:
+                raise self._failure
             self._queue.write_to(self._socket)
         except BlockingIOError:
             self._want(IN | OUT)
@@ -203,36 +217,43 @@ class Connection:
                 return
             self.heard_at = time.monotonic()
             try:
-                for message in self._decode(into[:count], target is not None):
+                messages = decoder.feed(into[:count]) if target is None else decoder.received(count)
+            except ProtocolError as error:
+                self._break_off(error)
+                return
+            except Exception as error:
+                # A bug of ours. The decoder has nothing to do with other connections, so only this one ends.
+                logger.error(
+                    "network.decoding_failed", "the decoding of data from %s failed", self.peer, exc_info=True
+                )
+                self._break_off(ProtocolError(f"it cannot be read: {error!r}"))
+                return
+            try:
+                is_lone = len(messages) == 1
+                self._loop.is_lone &= is_lone
+                for message in messages:
                     if self.closed or self._closing:
                         return
                     # Check again: it was decoded before the previous message changed what is accepted.
-                    if (accepts := decoder.accepts) is not None and type(message) not in accepts:
+                    if (
+                        not is_lone
+                        and (accepts := decoder.accepts) is not None
+                        and type(message) not in accepts
+                    ):
                         raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
             except ProtocolError as error:
-                _lines.error(
-                    "network.protocol_broken",
-                    "%s broke the protocol and is disconnected: %s",
-                    self.peer,
-                    error,
-                )
-                self._fail(f"broke the protocol: {error}")
+                self._break_off(error)
             if count < len(into):
                 return
             budget -= count
 
-    def _decode(self, data: memoryview, is_direct: bool) -> list[Any]:
-        try:
-            return self.decoder.received(len(data)) if is_direct else self.decoder.feed(data)
-        except ProtocolError:
-            raise
-        except Exception as error:
-            # A bug of ours. The decoder has nothing to do with other connections, so only this one ends.
-            logger.error(
-                "network.decoding_failed", "the decoding of data from %s failed", self.peer, exc_info=True
-            )
-            raise ProtocolError(f"it cannot be read: {error!r}") from error
+    def _break_off(self, error: ProtocolError) -> None:
+        """Close the connection, as the other end has broken the protocol."""
+        _lines.error(
+            "network.protocol_broken", "%s broke the protocol and is disconnected: %s", self.peer, error
+        )
+        self._fail(f"broke the protocol: {error}")
 
     def _receive_with_files(self, into: memoryview) -> int:
         count, fds = receive_with_files(self._socket, into)

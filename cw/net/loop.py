@@ -68,6 +68,8 @@ class Loop:
         """The open connections."""
         self.unflushed: set[Writer] = set()
         """Connections with something to write at the end of the wakeup."""
+        self.is_lone = False
+        """True if the message that is being handled is the only thing to do in this wakeup, as far as is known."""
         self._stopped = False
         self._signals: dict[int, Callable[[], None]] = {}
         self._caught: deque[int] = deque()
@@ -167,10 +169,12 @@ class Loop:
     def _handle(self, ready: list[tuple[int, int]]) -> None:
         callbacks = self._callbacks
         with self.lock:
+            self.is_lone = len(ready) == 1
             for fd, events in ready:
                 callback = callbacks.get(fd)
                 if callback is not None:  # otherwise a callback before this one has closed it
                     callback(events)
+            self.is_lone = False
             while self.unflushed:
                 self.unflushed.pop().flush()
 

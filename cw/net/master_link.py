@@ -186,6 +186,11 @@ class MasterLink:
             assert self.connection is not None
             self.connection.send(message, is_ordered)
 
+    def hurry(self) -> None:
+        """Write now what is queued, if there is nothing else to do in this wakeup."""
+        if self.connection is not None:
+            self.connection.hurry()
+
     def connect(self) -> None:
         """Look for a master until one is found, or the patience ends."""
         if self.connection is not None or self._has_left or self.is_held:

@@ -346,7 +346,7 @@ class Decoder:
             values = single.unpack_from(body)
             if single.size + values[-1] != len(body):
                 raise ProtocolError(f"{cls.__name__}: the payload's size does not fit the frame")
-            columns = [[value] for value in values[1:-1]]
+            columns = list(map(list, zip(values[1:-1], strict=True)))
             columns.append([body[single.size :]])
             return _make(cls, columns)  # (the class itself would call a function of Python's)
         if 4 + count * _ENTRIES[cls] > len(body):

@@ -131,6 +131,7 @@ class WorkerEnd:
                 list(map(_payload, jobs)),
             )
         )
+        self._stream.hurry()
 
     def take_tokens(self, count: int) -> int:
         """Take up to `count` tokens, and with them the jobs sent last. Returns how many."""

@@ -116,6 +116,7 @@ class Worker:
         if self._departure.ends_at < math.inf:
             self._runners.ends = self._departure.ends_at
         self._execution = Execution(loop, self._slots, self._runners, self._departure, self._send)
+        self._execution.hurry = self._link.hurry
         self._outcomes = self._execution.outcomes
         self._output = self._execution.output
         self._output.unsent = self._unsent

@@ -153,7 +153,9 @@ class Future(concurrent.futures.Future[T]):
             was = self._state
             if is_bare and was == PENDING:
                 self._state = CANCELLED_AND_NOTIFIED
-                self._open_gate()
+                if self._gate is not None:
+                    self._gate.release()
+                    self._gate = None
         if is_bare:
             if was == PENDING:
                 self._notify_dependents()
@@ -272,12 +274,6 @@ class Future(concurrent.futures.Future[T]):
                 return
         super().add_done_callback(fn)
 
-    def _open_gate(self) -> None:
-        """Let the thread go on that waits at the gate. The caller holds the lock that all futures share."""
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.release()
-
     def _notify_dependents(self) -> None:
         """Report that the future is done to the calls of its session that wait for it. (A callback would cost more.)"""
         if self.awaited is not None:
@@ -315,7 +311,8 @@ class Future(concurrent.futures.Future[T]):
                 self._result = result
                 self._state = FINISHED
                 if self._gate is not None:
-                    self._open_gate()
+                    self._gate.release()
+                    self._gate = None
         if not is_bare:
             try:
                 super().set_result(result)

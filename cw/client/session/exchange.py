@@ -217,13 +217,13 @@ class Exchange:
             while batch := jobs.next_apart(is_again=True):
                 self._submit(connection, batch, is_apart=True)
             connection.send(m.ResubmitEnd())
-        if jobs.ranked:
+        if jobs.ranked.heap:
             self._pump_apart(connection)
         while batch := jobs.next_batch():
             self._submit(connection, batch)
             if len(batch) < BATCH:
                 break  # there are no more, or there is no room
-        if jobs.ranked:
+        if jobs.ranked.heap:
             self._pump_apart(connection)
 
     def _pump_apart(self, connection: Connection) -> None:

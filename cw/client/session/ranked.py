@@ -23,25 +23,26 @@ class Ranked(Generic[Job]):
     Any thread may `add`: a step of the heap is one call, in which no other thread runs.
     """
 
-    __slots__ = ("_heap", "lost")
+    __slots__ = ("heap", "lost")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Job]] = []
+        self.heap: list[tuple[int, int, Job]] = []
+        """The jobs that wait; who only asks whether there are some asks this."""
         self.lost: deque[Job] = deque()
         """Jobs that were sent to an earlier master, and must be resubmitted."""
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.heap)
 
     def add(self, job: Job) -> None:
         """Add a job that waits."""
-        heappush(self._heap, (-job.priority, job.number, job))
+        heappush(self.heap, (-job.priority, job.number, job))
 
     def pop(self, least: float) -> Job | None:
         """Take out the first job, if its priority is `least` or more."""
-        if not self._heap or -self._heap[0][0] < least:
+        if not self.heap or -self.heap[0][0] < least:
             return None
-        return heappop(self._heap)[2]
+        return heappop(self.heap)[2]
 
     def pop_lost(self) -> Job | None:
         """Take out the first job that must be resubmitted."""
@@ -49,4 +50,4 @@ class Ranked(Generic[Job]):
 
     def jobs(self) -> list[Job]:
         """Return all jobs, for checks."""
-        return [*self.lost, *(job for _, _, job in sorted(self._heap))]
+        return [*self.lost, *(job for _, _, job in sorted(self.heap))]

@@ -162,6 +162,9 @@ class Scheduler:
         if worker.pool.has_shapes:
             self._state.note_room(worker)
             return self._assign_shapes(worker.pool, [worker])
+        if not worker.pool.rotation:  # nothing waits
+            self._state.note_room(worker)
+            return []
         self._assign(worker, jobs, not worker.is_stuck)
         return [Assign(worker.key, jobs)] if jobs else []
 
