@@ -37,9 +37,6 @@ from cw.net.objects import ObjectCache
 from cw.net.sockets import receive_with_files
 from cw.runner.output_channel import PRINTED, OutputReader
 
-READ = 256 * 1024
-"""Most bytes read from the pipe at once."""
-
 PIPE = 256 * 1024
 """Bytes that the pipe should hold: how far a runner of short jobs may run ahead of the worker."""
 
@@ -166,15 +163,18 @@ class WorkerEnd:
 
     def _read(self) -> int:
         """Read once. Returns the number of bytes; -1: there are none now; 0: nothing more can come."""
+        scratch = (
+            self._loop.scratch
+        )  # (os.read() would ask for as much memory each time, mostly for a few bytes)
         try:
-            data = os.read(self._pipe, READ)
+            count = os.readv(self._pipe, [scratch])
         except BlockingIOError:
             return -1
-        if data:
-            self._digest(data)
+        if count:
+            self._digest(bytes(scratch[:count]))
         else:
             self._loop.watch(self._pipe, 0, lambda events: None)
-        return len(data)
+        return count
 
     def _digest(self, data: bytes) -> None:
         numbers: list[int] = []
