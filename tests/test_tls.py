@@ -275,6 +275,7 @@ def test_the_end_is_noticed(ends):
     one.connection.close()
     turn_until([other], lambda: other.closed is not None)
     assert other.messages == [m.Goodbye("enough")]
+    assert other.closed == ""  # an end as on a plain socket, though without a goodbye of TLS
 
 
 def test_a_byte_changed_on_the_way_ends_the_connection(own):
