@@ -186,9 +186,9 @@ class Execution:
         if runner.is_ending or max(statuses) > m.ERROR:
             self._classify(runner, map(Outcome, jobs, statuses, seconds, payloads))
         else:
-            self.outcomes.outbox.add_results(jobs, statuses, seconds, payloads)
             self._send(m.Results(numbers, statuses, seconds, payloads))
             self.hurry()
+            self.outcomes.outbox.add_results(jobs, statuses, seconds, payloads)
         now = time.monotonic()
         self.usage.on_results(runner.slot.index, seconds, now)
         self.perform(self.slots.on_results(runner, numbers, seconds, now))
