@@ -229,17 +229,13 @@ class Connection:
                 self._break_off(ProtocolError(f"it cannot be read: {error!r}"))
                 return
             try:
-                is_lone = len(messages) == 1
-                self._loop.is_lone &= is_lone
+                if len(messages) != 1:
+                    self._loop.is_lone = False
                 for message in messages:
                     if self.closed or self._closing:
                         return
                     # Check again: it was decoded before the previous message changed what is accepted.
-                    if (
-                        not is_lone
-                        and (accepts := decoder.accepts) is not None
-                        and type(message) not in accepts
-                    ):
+                    if (accepts := decoder.accepts) is not None and type(message) not in accepts:
                         raise ProtocolError(f"{type(message).__name__} is not expected here")
                     self.on_message(message)
             except ProtocolError as error:

@@ -5,6 +5,7 @@
     sockets --------------------'              |        '---> timers that are due    (cw.net.timers)
                                                |
          unsent frames of all connections, written once at the end of each wakeup
+         (what a lone message brings: before that, by Connection.hurry)
 
 bluelet walks all its coroutines at each wakeup and its `select` takes no descriptor above 1023, so `serve` is the only
 coroutine, and waits in the epoll itself until a socket is ready or a timer is due. A turn of bluelet costs about 10 us,

@@ -163,9 +163,7 @@ class WorkerEnd:
 
     def _read(self) -> int:
         """Read once. Returns the number of bytes; -1: there are none now; 0: nothing more can come."""
-        scratch = (
-            self._loop.scratch
-        )  # (os.read() would ask for as much memory each time, mostly for a few bytes)
+        scratch = self._loop.scratch  # (os.read() would ask for so much memory each time)
         try:
             count = os.readv(self._pipe, [scratch])
         except BlockingIOError:
