@@ -404,6 +404,18 @@ print("submitted", flush=True)
         assert program.wait() == -signal.SIGINT
 
 
+def test_ctrl_c_after_the_last_line_ends_the_program_before_it_waits(cluster, tmp_path):
+    script = """
+import cw, operator, concurrent.futures, os, signal, threading
+executor = cw.ClusterExecutor()
+executor.submit(operator.add, 1, concurrent.futures.Future())
+threading._register_atexit(lambda: os.kill(os.getpid(), signal.SIGINT))  # is called before cw's
+"""
+    with start_script(tmp_path, script, CW_MASTER=cluster.master) as program:
+        assert program.wait() == -signal.SIGINT
+        assert "KeyboardInterrupt: cancelled 1 job that this program waited for" in program.err
+
+
 def outer(count):
     """A job that makes a graph of its own, and waits for it."""
     with cw.ClusterExecutor() as executor:

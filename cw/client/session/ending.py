@@ -6,13 +6,14 @@ session.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from cw.output.printer import printer
@@ -79,6 +80,7 @@ _live: weakref.WeakSet[Any] = weakref.WeakSet()
 _sources: weakref.WeakSet[Any] = weakref.WeakSet()
 _leavers: weakref.WeakKeyDictionary[Any, Leaver] = weakref.WeakKeyDictionary()  # by session
 _is_registered = False
+_is_over = False  # `_at_exit` has done its work
 
 
 def register(session: Session) -> None:
@@ -89,6 +91,7 @@ def register(session: Session) -> None:
         _is_registered = True
         # Runs before daemon threads are stopped; concurrent.futures.thread uses it, too.
         threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+        atexit.register(_after_at_exit)
 
 
 def register_source(source: JobSource) -> None:
@@ -108,17 +111,19 @@ def unregister_leaver(session: Session) -> None:
 
 
 def _at_exit() -> None:
-    for source in list(_sources):
-        source.stop()
-    sessions = list(_live)
-    # An uncaught Ctrl-C: its traceback has just been printed. (In an interactive interpreter, it may be an old one.)
-    kind = getattr(sys, "last_type", None)
-    is_interrupted = isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
-    leavers = dict(_leavers)
-    if is_interrupted and not hasattr(sys, "ps1"):
-        _drop([session for session in sessions if session not in leavers])
-        sessions = list(leavers)
+    global _is_over
+    sessions: list[Session] = []
     try:
+        for source in list(_sources):
+            source.stop()
+        sessions = list(_live)
+        # An uncaught Ctrl-C: its traceback has just been printed. (In an interactive interpreter, it may be old.)
+        kind = getattr(sys, "last_type", None)
+        is_interrupted = isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)
+        leavers = dict(_leavers)
+        if is_interrupted and not hasattr(sys, "ps1"):
+            _drop([session for session in sessions if session not in leavers])
+            sessions = list(leavers)
         for leaver in leavers.values():
             _leave(leaver)
         for session in sessions:
@@ -134,13 +139,23 @@ def _at_exit() -> None:
         while not printer.drain(INTERRUPT_SECONDS):
             pass  # a reader of the output pauses, and other programs would wait for it, too
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
-        left = sum(session.outstanding() for session in sessions)
-        print(
-            f"KeyboardInterrupt: cancelled {count(left, 'job')} that this program waited for", file=sys.stderr
-        )
-        _drop(sessions)
-        sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
+        _end_by_interrupt(sessions or list(_live))
+    _is_over = True
+
+
+def _after_at_exit() -> None:
+    """Act on a Ctrl-C between the program's last line and `_at_exit`, which Python then does not call."""
+    if not _is_over and _live:
+        _end_by_interrupt(list(_live))
+
+
+def _end_by_interrupt(sessions: Collection[Session]) -> None:
+    """Cancel what the program would have waited for, and let it end by SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one is immediate
+    left = sum(session.outstanding() for session in sessions)
+    print(f"KeyboardInterrupt: cancelled {count(left, 'job')} that this program waited for", file=sys.stderr)
+    _drop(sessions)
+    sys._cw_last_act = _DieOfInterrupt()  # type: ignore[attr-defined]
 
 
 def _leave(leaver: Leaver) -> None:
