@@ -294,6 +294,16 @@ def give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def collect_rarely() -> None:
+    """Let Python look for cycles of garbage seldom, in a process that keeps many objects and makes few cycles.
+
+    By default it looks after each 700 new objects, and walks all jobs and peers again and again.
+    """
+    import gc
+
+    gc.set_threshold(20_000, 20, 20)
+
+
 def allow_many_descriptors() -> tuple[int, int]:
     """Raise the limit of descriptors to its maximum; the usual 1024 is for programs that use select(). Returns the
     former limits, for child processes."""

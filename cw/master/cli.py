@@ -26,6 +26,7 @@ def main() -> int:
     program.set_up_logging(options.verbose)
     mine = credential.load_or_make()
     program.allow_many_descriptors()
+    program.collect_rarely()
     loop = Loop()
     master = Master(loop, options.no_address_file, Settings(options.silence, options.client_grace))
     acceptor = Acceptor(loop, mine, master.on_admitted)

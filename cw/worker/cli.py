@@ -31,6 +31,7 @@ def main() -> int:
     settings = _settings(options)
     offered = offer.make_offer(options, os.environ)
     descriptors = program.allow_many_descriptors()  # each runner takes a few
+    program.collect_rarely()
     loop = Loop()
 
     def find() -> list[address.Candidate]:
