@@ -152,13 +152,14 @@ class Pool:
     """The queues and workers of one version of Python, and one number of machines for each job."""
 
     __slots__ = (
-        "python", "workers", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "ending", "shaped",
-        "openings", "changed", "waiting", "reserved", "patient",
+        "python", "workers", "slots", "rotation", "idle", "has_capacity", "ahead", "lending", "waited", "ending",
+        "shaped", "openings", "changed", "waiting", "reserved", "patient",
     )  # fmt: skip
 
     def __init__(self, python: Python) -> None:
         self.python = python
         self.workers = 0
+        self.slots = 0  # of these workers, including those that cannot be used now
         self.rotation: deque[Queue] = deque()  # queues with waiting jobs, next first
         # Ordered sets of workers, for jobs that need one CPU. idle: one can start now; has_capacity: will take more
         # ahead (a superset of idle); ahead: with more jobs than can run (a superset; `on_tick` and `wants_tick` tidy
@@ -188,6 +189,7 @@ class Pool:
     def remove(self, worker: Worker) -> None:
         """Remove a worker that is gone."""
         self.workers -= 1
+        self.slots -= worker.capacity.slots
         self.ending -= worker.capacity.ends_idle
         for places in (self.idle, self.has_capacity, self.ahead, self.lending, self.changed):
             places.pop(worker, None)

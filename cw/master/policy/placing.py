@@ -96,6 +96,7 @@ def join(worker: Worker) -> None:
     """Add a worker to its pool."""
     pool = worker.pool
     pool.workers += 1
+    pool.slots += worker.capacity.slots
     pool.ending += worker.capacity.ends_idle
     for needs, opening in pool.openings.items():
         opening.add(worker, could_run(worker, needs))

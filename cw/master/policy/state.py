@@ -187,11 +187,7 @@ class State:
 
     def slots(self, python: Python | None = None) -> int:
         """Number of connected slots (of that Python version), including those that cannot be used now."""
-        return sum(
-            worker.capacity.slots
-            for worker in self.workers.values()
-            if python is None or worker.pool.python == python
-        )
+        return sum(pool.slots for pool in self.pools.values() if python is None or pool.python == python)
 
     def can_run(self, key: SessionKey) -> bool:
         """True if there are slots that can be used for this session's jobs."""
@@ -248,7 +244,8 @@ class State:
         for worker in self.workers.values():
             _check_worker(worker)
         for pool in self.pools.values():
-            assert pool.workers == sum(worker.pool is pool for worker in self.workers.values())
+            own = [worker for worker in self.workers.values() if worker.pool is pool]
+            assert (pool.workers, pool.slots) == (len(own), sum(worker.capacity.slots for worker in own))
             assert pool.idle.keys() <= pool.has_capacity.keys()
             assert all(worker.floors for worker in pool.lending)
             _check_shapes(pool)
