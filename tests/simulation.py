@@ -89,6 +89,13 @@ class Process:
             self.on_dead()
 
 
+class Flushed:
+    """`Loop.unflushed`: each message has a wakeup of its own."""
+
+    def add(self, writer):
+        writer.flush()
+
+
 class SimLoop:
     """`cw.net.loop.Loop` on simulated time."""
 
@@ -98,6 +105,7 @@ class SimLoop:
         self.on_wake = lambda: None
         self.stopped = False
         self.on_stopped = lambda: None
+        self.unflushed = Flushed()
 
     def call_every(self, seconds, callback):
         def once():
@@ -232,6 +240,8 @@ class SimConnection:
 
     def hurry(self):
         pass
+
+    send_along = send
 
     def withdraw(self, kind, numbers):
         return [] if self.closed or self._closing else self.out.withdraw(kind, numbers)

@@ -310,6 +310,26 @@ def test_a_client_with_ten_jobs_is_not_behind_anothers_thousands(master):
         few.shutdown()
 
 
+def test_a_worker_gets_in_one_message_what_came_in_many_and_is_told_what_the_client_has(master):
+    with Peer(master, "client", python=[3, 98]) as client, Peer(master, python=[3, 98], slots=5) as worker:
+        worker.send(m.InventoryEnd([]))
+        client.receive(m.Window)
+        client.send(m.ResubmitEnd())
+        client.send(m.Objects([0, 0], [1, 2], [m.ENVIRONMENT, m.FUNCTION], [(), (1,)], [b"here", b"f"]))
+        while not any(client.receive(m.Roster)):
+            pass  # the worker has joined
+        submits = [
+            frame for number in range(1, 6) for frame in wire.encode(m.Submit([number], [2], [0], [b"()"]))
+        ]
+        client.socket.sendall(b"".join(b"".join(frame) for frame in submits))
+        dispatch = worker.receive(m.Dispatch)
+        assert dispatch.numbers == [1, 2, 3, 4, 5]
+        worker.send(m.Results(dispatch.dispatches, [m.DONE] * 5, [1.0] * 5, [b"r"] * 5))
+        assert client.receive(m.Results)[0] == [1, 2, 3, 4, 5]  # (JobResults, of the same kind)
+        client.send(m.Received([5]))
+        assert worker.receive(m.Release) == m.Release(dispatch.dispatches)
+
+
 def test_many_clients_share_the_workers_and_each_gets_its_own(master):
     def work(k):
         with cw.ClusterExecutor(master.address) as executor:

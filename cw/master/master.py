@@ -92,6 +92,7 @@ class Master:
         self._is_final = is_final
         self._ungreeted: deque[tuple[float, Connection]] = deque()
         self._is_recalling = False
+        self._queued = _Queued(self)
         self.period = min(1.0, settings.silence / 4)
         """Seconds between two checks for silent peers."""
         loop.call_every(self.period, self._on_second)
@@ -119,6 +120,12 @@ class Master:
         if not self._is_recalling and self.dispatcher.wants_tick():
             self._is_recalling = True
             self.loop.call_every(RECALL_SECONDS, self._on_recall_tick)
+
+    def assign_soon(self, key: int) -> None:
+        """Give a session's new jobs to workers when all has been read that came at this wakeup: then each worker gets
+        its jobs in one message, however many messages brought them."""
+        self._queued.sessions[key] = None
+        self.loop.unflushed.add(self._queued)
 
     def welcome(self, connection: Connection) -> None:
         connection.send(m.Welcome(self.ident, VERSION, self.settings.silence, memory.takes_files()))
@@ -310,6 +317,22 @@ class Master:
         named = [(self.workers[key].name, reason) for key, reason in action.workers]
         for text in asides.sentences(named):
             self.clients[action.session].send(m.Notice(text))
+
+
+class _Queued:
+    """Sessions with new jobs. A loop flushes them as it does a connection: at the end of the wakeup."""
+
+    def __init__(self, master: Master) -> None:
+        self.sessions: dict[int, None] = {}
+        self._master = master
+
+    def flush(self) -> None:
+        sessions, self.sessions = self.sessions, {}
+        for key in sessions:
+            self._master.perform(self._master.dispatcher.on_all_queued(key))
+
+    def close(self) -> None:
+        self.sessions.clear()
 
 
 def survey_of(master: Master) -> Survey:

@@ -291,12 +291,21 @@ class Dispatcher:
         self.state.queue(session, None)
 
     def on_submitted(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
+        self.on_queued(key, jobs)
+        return self.on_all_queued(key)
+
+    def on_queued(self, key: SessionKey, jobs: Sequence[Job]) -> None:
+        """Jobs have come, and more may come at once: `on_all_queued` follows."""
         session = self.state.sessions[key]
         self.state.add(session, jobs)
         for queue, alike in groupby(jobs, attrgetter("queue")):
             queue.backlog.extend(alike)
             self.state.wait(queue)
-        return self._scheduler.assign_for(session)
+
+    def on_all_queued(self, key: SessionKey) -> list[Action]:
+        """All has come that came at once. Nothing happens if the session has ended."""
+        session = self.state.sessions.get(key)
+        return [] if session is None else self._scheduler.assign_for(session)
 
     def on_submitted_apart(self, key: SessionKey, jobs: Sequence[Job]) -> list[Action]:
         """Jobs with a priority of their own have come, and jobs that raised and are tried again."""
