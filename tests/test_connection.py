@@ -45,6 +45,16 @@ def test_a_message_in_crumbs_and_many_in_one_piece(connect):
     assert wait_until(lambda: len(peer.got) == 5001)
 
 
+def test_a_message_that_can_wait_goes_with_the_next_one(running, connect):
+    peer = connect()
+    running.call(lambda: peer.connection.send_along(m.Recall(1)))
+    assert running.call(lambda: peer.connection.unsent) > 0  # a wakeup later
+    peer.send(m.Recall(2))
+    assert peer.receive(2) == [m.Recall(1), m.Recall(2)]
+    running.call(lambda: (peer.connection.send_along(m.Recall(3)), peer.connection.flush()))
+    assert peer.receive(1) == [m.Recall(3)]
+
+
 def test_control_messages_overtake_a_payload_and_each_lane_keeps_its_order(running, connect):
     peer = connect()
     payload = os.urandom(BIG)

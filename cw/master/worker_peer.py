@@ -25,6 +25,7 @@ from cw.master.passing_orders import PassingOrders
 from cw.master.peer import Peer, events, lines
 from cw.master.policy.actions import Action, Inventory, WorkerMessage
 from cw.master.policy.dispatch import Dispatcher
+from cw.master.releases import Releases
 from cw.master.settings import AWAY, Settings
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -85,6 +86,7 @@ class WorkerPeer(Peer):
         self._inventory: list[Inventory] = []  # named, and not yet passed to the policy
         self.facts = WorkerFacts(f"{hello.host}:{hello.pid}", self.host, time.monotonic())
         self._is_draining = False
+        self._releases = Releases(connection)
         self.jobs = JobSender(connection, self._key, master.dispatcher.state.depth, master.passing)
         self.attach(connection, checks.WorkerRules(self._capacity.slots))
         master.welcome(connection)
@@ -99,6 +101,9 @@ class WorkerPeer(Peer):
     def order(self, message: WorkerMessage) -> list[Action]:
         """Send an order of the policy. Dispatches that it ends, and the socket has not taken, are taken back: then the
         policy hears of them what the worker would report. Returns what it decides."""
+        if isinstance(message, m.Release):
+            self._releases.send(message)
+            return []
         if not isinstance(message, (m.Stop, m.TakeBack)):
             self.send(message)
             return []
@@ -122,6 +127,7 @@ class WorkerPeer(Peer):
     def on_second(self, now: float) -> None:
         if self.connection.closed:
             return
+        self._releases.flush()
         if self.is_known:
             worker = self._master.dispatcher.state.workers[self._key]
             self.facts.on_second(now, len(worker.held), worker.recent.total)
@@ -219,6 +225,7 @@ class WorkerPeer(Peer):
     def _on_draining(self, message: m.Draining) -> None:
         events.info("master.worker_draining", "%s drains", self.name)
         self._is_draining = True
+        self._releases.on_draining()
         self._master.perform(self._master.dispatcher.on_worker_draining(self._key))
 
     def _on_capacity(self, message: m.Capacity) -> None:
@@ -313,7 +320,7 @@ class WorkerPeer(Peer):
         self._master.note_worker(self._key, False)
 
     handlers = {
-        m.Results: _on_fact,
+        m.Results: lambda self, message: self._on_fact(self._releases.noted(message)),
         m.Started: _on_fact,
         m.Returned: _on_fact,
         m.Recalled: _on_fact,

@@ -96,6 +96,11 @@ class Connection:
             except OSError as error:
                 self._failure = error  # nobody is told in the middle of a message
 
+    def send_along(self, message: tuple[Any, ...]) -> None:
+        """Queue a message that can wait: it goes with the next one, or at the next `flush`."""
+        if not (self.closed or self._closing):
+            self._queue.put(message, self.passes_files)
+
     def withdraw(self, kind: type, numbers: Set[int]) -> list[int]:
         """Take back the entries of such messages that have one of these numbers in the first column, where the socket
         has not taken them. Returns the numbers of those that the peer never gets. The others have gone ahead of all
