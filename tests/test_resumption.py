@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from cw.master.policy.jobs import Job
-from cw.master.policy.resumption import GRACE_IF_WANTED, SETTLE, Resumption
+from cw.master.policy.resumption import GRACE_IF_WANTED, MOST_SETTLE, SETTLE, Resumption
 from cw.master.settings import AWAY
 from cw.net import messages as m
 from cw.net.objects import Object
@@ -90,7 +90,7 @@ def test_it_settles_when_all_is_handed_in_and_no_worker_is_missing():
     resumption.on_former_workers(["v", "w"], {"w"})
     resumption.on_resubmitted()
     assert resumption.settle(1.0) is None
-    resumption.on_workers_changed(["v"], [])
+    resumption.on_workers_changed(1.0, ["v"], [])
     assert resumption.settle(1.0) == ([], True)
     assert resumption.settle(1.0) is None  # once
 
@@ -103,10 +103,34 @@ def test_a_worker_that_does_not_come_back_is_waited_for_a_while_and_named():
     assert resumption.settle(SETTLE) == (["v"], False)
 
 
+def test_while_workers_come_back_the_others_have_more_time():
+    resumption = client_of_another_master(resubmitted_up_to=2)
+    workers = [f"w{number}" for number in range(100)]
+    resumption.on_former_workers(workers, set())
+    resumption.on_resubmitted()
+    for second in range(1, 9):
+        resumption.on_workers_changed(second, [workers.pop(), "new"], [])
+        assert resumption.settle(second + SETTLE - 0.1) is None
+    resumption.on_workers_changed(9.0, ["new"], [])  # it was not missing
+    assert resumption.settle(8 + SETTLE) == (sorted(workers), False)
+
+
+def test_it_does_not_wait_for_ever_while_workers_come_back():
+    resumption = client_of_another_master(resubmitted_up_to=2)
+    workers = [f"w{number}" for number in range(100)]
+    resumption.on_former_workers(workers, set())
+    resumption.on_resubmitted()
+    for second in range(1, 99):
+        resumption.on_workers_changed(second, [workers.pop()], [])
+        assert (resumption.settle(second + 0.5) is None) == (second + 0.5 < MOST_SETTLE)
+        if second + 0.5 >= MOST_SETTLE:
+            break
+
+
 def test_where_a_worker_has_gone_again_not_all_are_here():
     resumption = client_of_another_master(resubmitted_up_to=2)
     resumption.on_former_workers(["w"], {"w"})
-    resumption.on_workers_changed([], ["w"])
+    resumption.on_workers_changed(0.0, [], ["w"])
     resumption.on_resubmitted()
     assert resumption.settle(1.0) == ([], False)
 
@@ -210,7 +234,7 @@ class Events:
 
     def workers_change(self):
         joined, gone = self.random.choice([(["u"], []), (["w"], []), ([], ["v"])])
-        self.resumption.on_workers_changed(joined, gone)
+        self.resumption.on_workers_changed(self.now, joined, gone)
         self.missing.difference_update(joined)
 
     def time_passes(self):

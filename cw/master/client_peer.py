@@ -153,7 +153,7 @@ class ClientPeer(Peer):
     def on_roster(self, joined: list[str], gone: list[str]) -> None:
         """Report to the client which workers have come and gone: it names them if it comes back to another master."""
         self.send(m.Roster(joined, gone))
-        self._resumption.on_workers_changed(joined, gone)
+        self._resumption.on_workers_changed(time.monotonic(), joined, gone)
         self._settle()
 
     def give_up(self, action: GiveUp) -> None:

@@ -30,7 +30,10 @@ its program has probably ended) and other sessions want the slots."""
 
 SETTLE = 5.0
 """Time after a client's return in which workers of the previous master may come back (seconds). Resubmitted jobs are
-not dispatched until these have named what they hold, or the time is over."""
+not dispatched until these have named what they hold, or the time is over. It begins anew with each that comes."""
+
+MOST_SETTLE = 60.0
+"""Longest time for that, however many come (seconds): thousands take a while, and what they run must not run twice."""
 
 
 class Settled(NamedTuple):
@@ -60,6 +63,7 @@ class Resumption:
         self._is_resubmitted = False  # all open jobs were resubmitted
         self._missing: set[str] = set()  # workers of the previous master that have not come back yet
         self._is_complete = True  # none of those that came back is gone again
+        self._began_at = 0.0  # when it connected
         self._settles_at = 0.0  # when it settles even if workers are missing
         self._gone_at: float | None = None
         self._is_reset = False  # its connection was closed or reset: its program has probably ended
@@ -83,6 +87,7 @@ class Resumption:
             self._is_settling = self._is_complete = True
             self._missing.clear()
         self._is_resubmitted = False
+        self._began_at = now
         self._settles_at = now + SETTLE
         return True
 
@@ -145,8 +150,13 @@ class Resumption:
         if self._is_settling and not self.were_here:
             self._missing = set(former) - joined
 
-    def on_workers_changed(self, joined: Iterable[str], gone: Iterable[str]) -> None:
+    def on_workers_changed(self, now: float, joined: Iterable[str], gone: Iterable[str]) -> None:
+        """Workers have come or gone. While those come that are missing, the others have more time: thousands take a
+        while."""
+        before = len(self._missing)
         self._missing.difference_update(joined)
+        if len(self._missing) < before:
+            self._settles_at = max(self._settles_at, min(now + SETTLE, self._began_at + MOST_SETTLE))
         self._is_complete = self._is_complete and not gone
 
     def settle(self, now: float) -> Settled | None:
