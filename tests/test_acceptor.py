@@ -218,7 +218,51 @@ def test_who_is_in_the_middle_of_a_handshake_goes_first_then_the_newest(house, m
     del others
 
 
+def test_who_waits_for_us_is_not_dropped_for_a_newcomer(house, monkeypatch):
+    monkeypatch.setattr(acceptor, "PENDING_PEERS", 3)
+    step = house.gate._step
+    monkeypatch.setattr(house.gate, "_step", lambda peer: None)  # as if there was never time
+    early = [house.begin_handshake() for _ in range(3)]
+    house.turn_until(lambda: house.pending() == 3)
+    late = [house.begin_handshake() for _ in range(3)]
+    for _ in range(5):
+        house.turn()
+    assert house.pending() == 3 and not house.gate.turned_away
+    monkeypatch.setattr(house.gate, "_step", step)
+    for client in early:  # they are answered, and have a second for their last words
+        house.turn_until(lambda: any(peer.has_answered for peer in house.gate._pending.values()))
+        finish(house, client)
+    for client in late:
+        finish(house, client)
+    assert len(house.admitted) == 6 and not house.gate.turned_away
+
+
+def finish(house, client):
+    """Let a client finish its handshake."""
+    admitted = len(house.admitted)
+
+    def is_done():
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        return len(house.admitted) > admitted
+
+    house.turn_until(is_done)
+
+
+@pytest.mark.parametrize(
+    "work, share", [(0.0, acceptor.IDLE_SHARE), (8.0, acceptor.SHARE), (-1.0, acceptor.IDLE_SHARE)]
+)
+def test_the_share_of_strangers_is_larger_while_there_is_little_else_to_do(house, monkeypatch, work, share):
+    gate = house.gate
+    gate._found_at, gate._found_cpu, gate._rounds, gate._at = 100.0, 7.0, 2.0, 110.0
+    monkeypatch.setattr(acceptor.time, "thread_time", lambda: 7.0 + 2.0 + work)
+    gate._find_share()
+    assert gate._share == pytest.approx(share)
+    assert (gate._found_at, gate._rounds) == (110.0, 0.0)
+
+
 def test_strangers_get_a_share_of_the_time_and_no_more(house, monkeypatch):
+    monkeypatch.setattr(acceptor, "IDLE_SHARE", acceptor.SHARE)
     monkeypatch.setattr(house.gate, "_credit", 0.0)
     begin, served = time.monotonic(), 0.0
     for _ in range(20):

@@ -9,9 +9,10 @@ A peer on this machine comes through a local socket and is admitted at once: the
 
 Pending peers must not slow down the work, even in large numbers. Their cost is bounded: sockets (PENDING_PEERS), time
 for a handshake (SECONDS), and the master's time (SHARE, of which BURST may be saved up, so that a thousand workers
-that start at once get in at full speed). For this they have an epoll of their own, which the loop does not watch while
-they have used up their share. If not all can be served, peers that have answered once come first, then the newest: a
-legitimate peer is through in a few milliseconds, and one that has been pending for longer is probably hostile.
+that start at once get in at full speed; up to IDLE_SHARE while there is little else to do, so that many thousands get
+in). For this they have an epoll of their own, which the loop does not watch while they have used up their share. If not
+all can be served, peers that have answered once come first, then the newest: a legitimate peer is through in a few
+milliseconds, and one that has been pending for longer is probably hostile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from cw.credential import Credential
@@ -37,9 +38,13 @@ SECONDS = 10.0
 """Time limit of a handshake (seconds). Longer: more pending peers at a time. Shorter: slow networks and busy machines
 are kept out."""
 
-PENDING_PEERS = 256
-"""Most unfinished handshakes at one time; at the limit the oldest is dropped. (A quota for each address would keep out
-the owner, too, whose peers may have the same address as a hostile one.)"""
+PENDING_PEERS = 1024
+"""Most unfinished handshakes at one time. At the limit the oldest is dropped that keeps us waiting. If there is none,
+since we keep all waiting, no more are accepted: dropped ones would come again and again. (A quota for each address
+would keep out the owner, too, whose peers may have the same address as a hostile one.)"""
+
+YOUNG = 1.0
+"""Age up to which a peer that was answered is not dropped for another, since most of its work is done (seconds)."""
 
 ACCEPTS = 64
 """Most connections accepted in one round. Larger: a flood holds up one wakeup for longer. Smaller: the kernel's queue
@@ -50,6 +55,9 @@ ROUND = 0.005
 
 SHARE = 0.15
 """Share of the master's time for pending peers. Larger: a flood slows the work. Smaller: a flood delays newcomers."""
+
+IDLE_SHARE = 0.75
+"""The same for a master that does nothing else; between both, it grows with the share of its time that is idle."""
 
 BURST = 1.0
 """Most unused time of that share that may be saved up (seconds)."""
@@ -64,7 +72,7 @@ TLS_RECORD = b"\x16"
 class _Pending:
     """A peer that has not shown the credential yet."""
 
-    __slots__ = ("socket", "fd", "address", "deadline", "handshake", "number")
+    __slots__ = ("socket", "fd", "address", "deadline", "handshake", "has_answered", "number")
 
     def __init__(self, sock: socket.socket, deadline: float, number: int) -> None:
         self.socket = sock
@@ -72,11 +80,12 @@ class _Pending:
         self.address = name_of_peer(sock)
         self.deadline = deadline
         self.handshake: tls.Handshake | None = None  # begun with the first byte
+        self.has_answered = False  # our answer was sent: its next message is cheap to check
         self.number = number
 
     def rank(self) -> tuple[bool, int]:
         """Sort key: the highest is served first."""
-        return self.handshake is not None and self.handshake.has_answered(), self.number
+        return self.has_answered, self.number
 
     def close(self) -> None:
         if self.handshake is not None:
@@ -97,8 +106,11 @@ class Acceptor:
         self._pending: dict[int, _Pending] = {}  # by descriptor, the oldest first
         self._count = 0
         self._contexts: tls.Contexts | None = None
+        self._share = SHARE
         self._credit = BURST  # seconds
         self._at = time.monotonic()
+        # Time when the share was found, and CPU time then; time of rounds since.
+        self._found_at, self._found_cpu, self._rounds = self._at, time.thread_time(), 0.0
         self._lines = RateLimited("cw.acceptor")
         loop.watch(self._epoll.fileno(), IN, self._on_ready)
         loop.call_every(1.0, self._on_second)
@@ -130,23 +142,34 @@ class Acceptor:
 
     def _on_ready(self, events: int) -> None:
         begin = time.monotonic()
-        self._credit = min(BURST, self._credit + (begin - self._at) * SHARE)
-        ready = [fd for fd, _ in self._epoll.poll(0, PENDING_PEERS + len(self._listeners))]
-        for fd in ready:
-            if fd in self._listeners:
-                self._accept(self._listeners[fd])
+        self._credit = min(BURST, self._credit + (begin - self._at) * self._share)
+        ready = {fd for fd, _ in self._epoll.poll(0, PENDING_PEERS + len(self._listeners))}
         waiting = [self._pending[fd] for fd in ready if fd in self._pending]
+        silent = self._silent(ready, self._count)
+        for fd in ready & self._listeners.keys():
+            self._accept(self._listeners[fd], silent)
         waiting.sort(key=_Pending.rank, reverse=True)
         end = time.monotonic() + ROUND
         for peer in waiting:
-            self._step(peer)
+            if self._pending.get(peer.fd) is peer:  # otherwise it was dropped for another
+                self._step(peer)
             if time.monotonic() > end:
                 break
         self._at = time.monotonic()
         self._credit -= self._at - begin
+        self._rounds += self._at - begin
         if self._credit < 0:
+            self._find_share()
             self._loop.watch(self._epoll.fileno(), 0, self._on_ready)
-            self._loop.call_later(-self._credit / SHARE, self._go_on)
+            self._loop.call_later(-self._credit / self._share, self._go_on)
+
+    def _find_share(self) -> None:
+        """Find the share of pending peers from what else the loop's thread did since the last time."""
+        cpu = time.thread_time()
+        left = self._at - self._found_at - self._rounds
+        work = min(max(cpu - self._found_cpu - self._rounds, 0.0), left)
+        self._share = SHARE + (IDLE_SHARE - SHARE) * (1.0 - work / left if left > 0 else 0.0)
+        self._found_at, self._found_cpu, self._rounds = self._at, cpu, 0.0
 
     def _go_on(self) -> None:
         if not self._epoll.closed:
@@ -162,8 +185,21 @@ class Acceptor:
 
     # --- pending peers ---
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _silent(self, ready: Set[int], newest: int) -> Iterator[_Pending]:
+        """The pending peers that may be dropped for others, the oldest first. Those above the number `newest` have come
+        since it was found who is ready."""
+        latest = time.monotonic() + SECONDS - YOUNG
+        for peer in list(self._pending.values()):
+            is_silent = peer.fd not in ready and (peer.handshake is None or peer.deadline < latest)
+            if is_silent and peer.number <= newest and self._pending.get(peer.fd) is peer:
+                yield peer
+
+    def _accept(self, listener: socket.socket, silent: Iterator[_Pending]) -> None:
         for count in range(ACCEPTS):
+            is_full = len(self._pending) >= PENDING_PEERS and listener.family != socket.AF_UNIX
+            oldest = next(silent, None) if is_full else None
+            if is_full and oldest is None:
+                return
             try:
                 sock, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
@@ -184,8 +220,8 @@ class Acceptor:
             if sock.family == socket.AF_UNIX:
                 self._admit_local(sock)
                 continue
-            if len(self._pending) >= PENDING_PEERS:
-                self._drop_oldest()
+            if oldest is not None:
+                self._turn_away(oldest, "too many handshakes were unfinished, and this one was the oldest")
             sock.setblocking(False)
             tune(sock)
             self._count += 1
@@ -212,6 +248,7 @@ class Acceptor:
             self._turn_away(peer, error.strerror or str(error))
             return
         if admitted is None:
+            peer.has_answered = peer.handshake.has_answered()
             self._epoll.modify(peer.fd, OUT if peer.handshake.wants_to_write else IN)
         else:
             self._forget(peer)
@@ -245,7 +282,9 @@ class Acceptor:
 
     def _drop_oldest(self) -> None:
         oldest = next(iter(self._pending.values()))
-        self._turn_away(oldest, "too many handshakes were unfinished, and this one was the oldest")
+        self._turn_away(
+            oldest, "too many connections were open, and this one was the oldest without a handshake"
+        )
 
     def _forget(self, peer: _Pending) -> None:
         del self._pending[peer.fd]
