@@ -40,6 +40,7 @@ WORKLOADS = (
     "startup",
     "memory",
     "thousand_workers",
+    "joining",
     "mixed",
     "stored",
     "short_stored",

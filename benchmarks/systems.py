@@ -219,6 +219,38 @@ class CwCrowd(CwWorkers):
             raise RuntimeError("the crowd did not get ready")
 
 
+class CwJoiners(CwWorkers):
+    """A master, and a few processes that play all the workers, each as if on a machine of its own."""
+
+    label = "cw, joiners"
+    processes = 4
+
+    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
+        wait_for_port(port)
+        self.port = port
+        self.joiners = [
+            stack.enter_context(
+                Program("benchmarks.joiners", str(port), str(slots // self.processes), stdout=subprocess.PIPE)
+            )
+            for _ in range(self.processes)
+        ]
+
+    def wait(self) -> None:
+        """Return when the master has welcomed all workers."""
+        for joiner in self.joiners:
+            assert joiner.process.stdout
+            if joiner.process.stdout.readline() != b"joined\n":
+                raise RuntimeError("the workers did not join")
+
+    def restart_master(self) -> None:
+        """Kill the master, and start another one at its port."""
+        self.master.process.kill()
+        self.master.process.wait()
+        self.master = Program("cw.master", "--host", "127.0.0.1", "--port", str(self.port))
+        self._stack.enter_context(self.master)
+        wait_for_port(self.port)
+
+
 class CwThread(_CwSystem):
     """A local cluster and a ClientThread with one callback for all jobs; no futures."""
 
@@ -717,6 +749,7 @@ SYSTEMS: dict[str, type[System]] = {
     "cw-workers": CwWorkers,
     "cw-one-worker": CwOneWorker,
     "cw-crowd": CwCrowd,
+    "cw-joiners": CwJoiners,
     "cw-encrypted": CwEncrypted,
     "cw-machines": CwMachines,
     "cw-pool": CwPool,
