@@ -576,7 +576,7 @@ def test_nothing_goes_ahead_to_a_stuck_worker_until_it_answers(seconds):
     f = known(seconds)
     d.on_submitted("s", jobs(*range(1, 8), f=f))
     d.on_worker_joined("x", WorkerCapacity(1), PY)
-    assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
+    assert ticks(d, 2) == [SendToWorker("w", m.Recall(6))]
     assert assigned(d.on_recalled("w", [7, 6, 5, 4, 3])) == [("x", [3, 4, 5, 6, 7])]
     d.on_submitted("s", jobs(*range(10, 5000), f=f))
     assert (
@@ -587,6 +587,21 @@ def test_nothing_goes_ahead_to_a_stuck_worker_until_it_answers(seconds):
     d.check_invariants()
     assert assigned(result(d, "w", 2, seconds=seconds)) != []
     assert d.state.held("w") > 1
+
+
+def test_what_was_sent_since_the_last_tick_is_not_recalled():
+    d = dispatcher("s", w=1)
+    d.on_worker_joined("x", WorkerCapacity(1), PY)
+    d.on_submitted("s", jobs(*range(1, 8), f=known(1e-5)))
+    assert d.state.held("w") == 7
+    assert ticks(d, 1) == []
+    result(d, "w", *range(1, 8), seconds=1e-5)
+    d.on_submitted("s", jobs(*range(8, 16), f=known(1e-5)))  # to the other, which idles for longer
+    d.on_submitted("s", jobs(*range(16, 24), f=known(1e-5)))
+    assert d.state.held("w") == d.state.held("x") == 8
+    result(d, "x", *range(8, 16), seconds=1e-5)
+    assert ticks(d, 1) == []
+    assert ticks(d, 1) == [SendToWorker("w", m.Recall(7))]
 
 
 def test_a_worker_that_keeps_up_is_left_alone():
@@ -608,14 +623,14 @@ def test_one_result_now_and_then_does_not_hide_how_much_waits():
     for number in range(1, 6):
         result(d, "w", number)
         recalls += ticks(d, 1)
-    assert recalls == [SendToWorker("w", m.Recall((held - 1 - 32 + 1) // 2))]
+    assert recalls == [SendToWorker("w", m.Recall((held - 2 - 32 + 1) // 2))]
 
 
 def test_a_worker_that_had_nothing_to_give_back_is_asked_again():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(*range(1, 8), f=known(1e-3)))
     d.on_worker_joined("x", WorkerCapacity(1), PY)
-    assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
+    assert ticks(d, 2) == [SendToWorker("w", m.Recall(6))]
     assert d.on_recalled("w", []) == []
     assert ticks(d, RECALL_BACKOFF_TICKS) == []
     assert ticks(d, 1) == [SendToWorker("w", m.Recall(6))]
@@ -632,7 +647,7 @@ def test_recalled_jobs_go_before_what_came_after_them():
     d = dispatcher("s", w=1)
     d.on_submitted("s", jobs(1, 2, 3, f=known(1e-3)))
     d.on_worker_joined("x", WorkerCapacity(1), PY)
-    assert ticks(d, 1) == [SendToWorker("w", m.Recall(2))]
+    assert ticks(d, 2) == [SendToWorker("w", m.Recall(2))]
     assert assigned(d.on_submitted("s", jobs(4, 5))) == [("x", [4])]
     assert assigned(d.on_recalled("w", [3, 2])) == []
     assert assigned(result(d, "x", 4)) == [("x", [2, 3])]

@@ -60,7 +60,7 @@ class Scheduler:
     def __init__(self, state: State, first_dispatch: int) -> None:
         self._state = state
         # Each master counts from a different number: a worker may hold dispatches of the previous master.
-        self._dispatched = first_dispatch
+        self._dispatched = self._ticked = first_dispatch  # the latest one, and that of the last tick
         self._placement = Placement(state, self._take_turn, self._next_dispatch)
 
     # --- jobs that wait at one worker while another has a free slot ---
@@ -98,6 +98,7 @@ class Scheduler:
                 pool.waited = 0
             for worker in list(pool.ahead):
                 actions += self._recall(worker, floor)
+        self._ticked = self._dispatched
         return actions
 
     def _recall(self, worker: Worker, floor: int | None) -> list[Action]:
@@ -114,6 +115,8 @@ class Scheduler:
         if floor is not None and not any(job.session.depth > floor for job in worker.held.values()):
             return []
         if surplus <= 2 * ended or worker.recalling or worker.is_away:
+            return []
+        if next(iter(worker.held)) > self._ticked:  # all that it holds was sent since the last tick
             return []
         # The surplus would take more than two ticks. Recall half of it if the worker makes progress with the rest
         # meanwhile; it is asked again if that was too little.
