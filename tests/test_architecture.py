@@ -90,6 +90,8 @@ FLOORS = [
     "worker.leaving", "worker.offer", "worker.runners.memory_guard", "worker.runners.execution",
     "worker.runners.runners",
     "worker.runners.forkserver_client", "worker.runners.early",
+    "worker.runners.runners", "worker.runners.ticks",
+    "worker.runners.forkserver_client",
     "worker.output.output", "worker.output.job_log", "worker.output.last_words",
     "worker.runners.forkserver", "worker.runners.binding", "worker.runners.__init__", "worker.policy.patience",
     "worker.outcomes", "worker.policy.outbox", "worker.policy.departure",

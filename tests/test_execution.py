@@ -16,18 +16,19 @@ from cw.worker.policy.jobs import WorkerJob
 from cw.worker.policy.slots import Slots
 from cw.worker.runners import execution
 from cw.worker.runners.execution import Execution
+from cw.worker.runners.ticks import PERIOD
 
 
 @pytest.fixture
 def worker():
-    """One with two slots, what it was told to send, its timers, and the calls of its runners."""
+    """One with two slots, what it was told to send, its timers but that of its looks, and the calls of its runners."""
     found = SimpleNamespace(
         sent=[], timers=[], runners=mock.Mock(), slots=Slots(WorkerCapacity(2)), departure=Departure(20.0)
     )
     found.runners.place.return_value = {"host": "node1"}
     found.runners.take_tokens.side_effect = lambda runner, limit: min(limit, len(runner.sent) - 1)
     loop = SimpleNamespace(
-        call_every=lambda seconds, callback: None, call_later=lambda *timer: found.timers.append(timer)
+        call_later=lambda seconds, call: seconds == PERIOD or found.timers.append((seconds, call))
     )
     found.execution = Execution(loop, found.slots, found.runners, found.departure, found.sent.append)
     return found

@@ -1,5 +1,6 @@
 """A worker's policy: named facts, then random events against a model of the runners, their tokens and their deaths."""
 
+import math
 from collections import deque
 from random import Random
 
@@ -286,8 +287,13 @@ class Bench:
 
     def tick(self, seconds=TICK):
         self.now += seconds
-        if self.slots.wants_tick():
-            self.perform(self.slots.on_tick(self.now))
+        is_due = self.slots.wants_tick() and self.now >= self.slots.next_tick(self.now)
+        at_work = {slot.busy for slot in self.slots.pool.slots}
+        actions = self.slots.on_tick(self.now)
+        for action in actions:  # each look sends jobs ahead, for which nothing waits
+            is_ahead = type(action) is SendJobs and action.runner in at_work
+            assert is_due or is_ahead, "nobody would have looked"
+        self.perform(actions)
 
     def model_of(self, job):
         """The runner to which the job was sent."""
@@ -478,6 +484,27 @@ def test_another_sessions_job_is_not_passed_over():
 
 
 # --- stuck ------------------------------------------------------------------------------------
+
+
+def test_while_long_jobs_run_nothing_is_due_but_their_time_limits():
+    bench = Bench(2)
+    bench.give(1)
+    bench.run_until(bench.give(1, timeout=100.0)[0])
+    sent = bench.now
+    assert bench.slots.next_tick(sent) == sent  # its token says when its time begins
+    bench.tick()
+    began = bench.now
+    assert bench.slots.next_tick(began) == sent + REPORT_SECONDS
+    bench.tick(REPORT_SECONDS)
+    assert len(bench.told) == 2 and bench.slots.next_tick(bench.now) == began + 100.0
+
+
+def test_without_work_nothing_is_ever_due():
+    bench = Bench(2)
+    assert bench.slots.next_tick(bench.now) == math.inf
+    bench.give(2)
+    bench.settle()
+    assert bench.slots.next_tick(bench.now) == math.inf and not bench.slots.wants_tick()
 
 
 def test_the_unstarted_behind_a_long_job_get_to_an_idle_slot():

@@ -3,7 +3,7 @@
     signals, alarms, Drain --> Departure.on_*() --> actions --> Slots, Runners, MasterLink
                                     ^                              |
                                     '------ what is here, ---------'
-                                            every TICK_SECONDS
+                                            every PERIOD
 
 All code here runs in the loop's thread.
 """
@@ -22,7 +22,8 @@ from cw.slot_seconds import as_line
 from cw.worker.policy import departure
 from cw.worker.policy.departure import Departure
 from cw.worker.policy.idleness import Idleness
-from cw.worker.runners.execution import TICK_SECONDS, Execution
+from cw.worker.runners.execution import Execution
+from cw.worker.runners.ticks import PERIOD
 
 logger = EventLogger("cw.worker")
 
@@ -108,7 +109,7 @@ class Leaving:
             return
         if self._departure.is_waiting(now, self._what_is_here()):
             self._log_draining(action)
-        self._loop.call_every(TICK_SECONDS, self._on_drain_tick)
+        self._loop.call_every(PERIOD, self._on_drain_tick)
 
     def _on_drain_tick(self, now: float) -> bool:
         self._perform(self._departure.on_tick(now, self._what_is_here()))

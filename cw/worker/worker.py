@@ -317,7 +317,8 @@ class Worker:
     def _on_second(self, now: float) -> bool:
         if self._departure.is_leaving:
             return False
-        self._perform(self._slots.on_second(now))
+        if actions := self._slots.on_second(now):  # to perform nothing would be taken for an event
+            self._perform(actions)
         self.leaving.on_second(now)
         events.flush_repeated()
         return True

@@ -16,6 +16,7 @@ Pure: no socket, no thread, no clock.
 from __future__ import annotations
 
 import functools
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
@@ -168,6 +169,10 @@ class HeldJobs:
         """Allow any slot for jobs that have waited long for another one."""
         while self._excluding and self._excluding[0][0] <= now:
             self._excluding.popleft()[1].excluded_slot = None
+
+    def all_slots_allowed_at(self) -> float:
+        """Time at which `allow_all_slots` has something to do next; infinity: never."""
+        return self._excluding[0][0] if self._excluding else math.inf
 
     # --- jobs are not wanted any more ---
 

@@ -53,7 +53,7 @@ from cw.worker.policy.assignment import Assignment
 from cw.worker.policy.jobs import HeldJobs, WorkerJob
 from cw.worker.policy.lending import Lending
 from cw.worker.policy.pins import Choose, Pins
-from cw.worker.policy.pool import AHEAD_JOBS, PooledRunner, RunnerPool
+from cw.worker.policy.pool import AHEAD_JOBS, STUCK_SECONDS, PooledRunner, RunnerPool
 
 REPORT_SECONDS = 0.05
 """Running time after which a job is reported as started (seconds). Shorter jobs end before the report matters."""
@@ -294,11 +294,25 @@ class Slots:
     # --- time ---
 
     def wants_tick(self) -> bool:
+        """True if `on_tick` may have something to do, now or later. Cheaper than `next_tick`."""
         pool = self.pool
         return len(pool.idle) < len(pool.slots) or bool(self.held.backlog) or bool(pool.backing_off)
 
+    def next_tick(self, now: float) -> float:
+        """Time before which `on_tick` has nothing to do, if nothing else happens; infinity: it never has."""
+        due = [slot.backoff_until for slot in self.pool.backing_off]
+        due.append(self.held.all_slots_allowed_at())
+        for runner in self._at_work():
+            job, timeout = runner.sent[0], runner.sent[0].options.timeout
+            if not job.reported:
+                due.append(runner.since + REPORT_SECONDS)
+            if timeout is not None and not job.expired and not runner.is_ending:
+                due.append(runner.began + timeout if runner.began else now)
+        due += [action.runner.since + STUCK_SECONDS for action in self._retract_for_free_slots(math.inf)]
+        return min(due)
+
     def on_tick(self, now: float) -> list[Action]:
-        """Do what is due; called about every 20 ms while `wants_tick`."""
+        """Do what is due; called at `next_tick`, but at most about every 20 ms."""
         actions, expired, started = self._look_at_jobs(now)
         if started:
             actions.append(Send(m.Started(started)))
@@ -320,7 +334,7 @@ class Slots:
                 actions.append(self._end(runner))
         for session in self.held.forget_sessions_without({r.session for r in self.pool.runners.values()}):
             self.lending.depths.pop(session, None)
-        return actions
+        return actions + self._assignment.assign(now) if actions else []
 
     def _look_at_jobs(self, now: float) -> tuple[list[Action], list[Action], list[int]]:
         """Check running jobs: return actions about time limits, actions for jobs whose limit is reached, and dispatches
@@ -328,10 +342,7 @@ class Slots:
         actions: list[Action] = []
         expired: list[Action] = []
         started: list[int] = []
-        busy = [slot.busy for slot in self.pool.slots if slot.busy is not None]
-        for runner in [*busy, *self.lending.lenders()]:
-            if not runner.sent:
-                continue
+        for runner in self._at_work():
             job = runner.sent[0]
             if not job.reported and now - runner.since > REPORT_SECONDS:
                 job.reported = True
@@ -345,10 +356,15 @@ class Slots:
                     expired.append(Retract(runner, AHEAD_JOBS))  # then it is stopped
         return actions, expired, started
 
-    def _retract_for_free_slots(self, now: float) -> list[Action]:
+    def _at_work(self) -> list[PooledRunner]:
+        """List the runners with a job, also those whose job waits for nested ones."""
+        busy = [slot.busy for slot in self.pool.slots if slot.busy is not None]
+        return [runner for runner in (*busy, *self.lending.lenders()) if runner.sent]
+
+    def _retract_for_free_slots(self, now: float) -> list[Retract]:
         """Take back jobs behind long ones, as there is a free slot that could start some."""
         pool, lending = self.pool, self.lending
-        actions: list[Action] = []
+        actions: list[Retract] = []
         if any(slot.backoff_until <= now for slot in pool.idle.values()):
             actions += map(_retract_tail, pool.stuck_runners(now))
         floors = [lending.floor(slot) for slot in lending.lent.values() if slot.backoff_until <= now]
@@ -416,6 +432,6 @@ class Slots:
         self._allocation.check_invariants()
 
 
-def _retract_tail(runner: PooledRunner) -> Action:
+def _retract_tail(runner: PooledRunner) -> Retract:
     """Take back all jobs behind the running one."""
     return Retract(runner, len(runner.sent) - 1)

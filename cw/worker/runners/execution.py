@@ -9,6 +9,7 @@ All code here runs in the loop's thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -26,10 +27,9 @@ from cw.worker.policy.pool import PooledRunner
 from cw.worker.policy.slots import Slots
 from cw.worker.policy.usage import Usage
 from cw.worker.runners.runners import Runners
+from cw.worker.runners.ticks import Ticks
 
 _lines = RateLimited("cw.worker")
-
-TICK_SECONDS = 0.02
 
 ENDED_ON_ORDER = frozenset({"killed by SIGTERM", "killed by SIGINT", "killed by SIGHUP"})
 """Ends of a runner that may mean that its machine is being cleared."""
@@ -63,7 +63,7 @@ class Execution:
         self._departure = departure
         self._send = send
         self._why_unusable = ""  # how the last runner ended
-        self._is_ticking = False
+        self._ticks = Ticks(loop, self._on_tick)
         runners.on_results = self._on_results
         runners.on_dropped = lambda runner: self.perform(slots.on_dropped(runner, time.monotonic()))
         runners.on_remark = lambda runner, remark: send(remark._replace(session=runner.session))
@@ -99,9 +99,8 @@ class Execution:
             more = handlers[type(action)](action)
             if more:
                 todo.extendleft(reversed(more))
-        if not self._is_ticking and self.slots.wants_tick():
-            self._is_ticking = True
-            self._loop.call_every(TICK_SECONDS, self._on_tick)
+        if self._ticks.is_resting and self.slots.wants_tick():
+            self._ticks.resume()
 
     def count_running(self) -> int:
         """Count the jobs that may have started."""
@@ -229,9 +228,8 @@ class Execution:
         self.perform(self.slots.on_runner_exited(runner, unstarted, note, time.monotonic(), was_ordered))
         self.output.forget(ran)
 
-    def _on_tick(self, now: float) -> bool:
+    def _on_tick(self, now: float) -> float:
         if self._departure.is_leaving:
-            return False
+            return math.inf
         self.perform(self.slots.on_tick(now))
-        self._is_ticking = self.slots.wants_tick()
-        return self._is_ticking
+        return self.slots.next_tick(now)
