@@ -223,7 +223,10 @@ def leave_somehow(random):
             is_empty, *rest = (random.random() < 0.4 for _ in range(6))
             here = Here(is_empty, *rest)
         if departure.is_draining:
-            actions += departure.on_tick(now, here)
+            is_due = now >= departure.next_tick(now, here)
+            ticked = departure.on_tick(now, here)
+            assert is_due or not ticked, "nobody would have looked"
+            actions += ticked
         departure.check_invariants()
         assert was_told or not actions
         stops += actions.count(StopJobs())

@@ -68,3 +68,12 @@ def test_an_event_before_the_due_time_brings_it_forward_and_leaves_no_second_tim
     assert len(play.timers) == 1
     play.run(1000.0)
     assert play.looks == [PERIOD, 10.0 + PERIOD, 90.0]
+
+
+def test_each_look_has_its_time_and_all_are_made_at_any_of_them(play):
+    others = []
+    play.ticks.looks.append(lambda now: others.append(now) or (3.0 if now < 3.0 else math.inf))
+    play.due = [7.0]
+    play.ticks.resume()
+    play.run(1000.0)
+    assert play.looks == others == [PERIOD, 3.0]

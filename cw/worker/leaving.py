@@ -3,7 +3,7 @@
     signals, alarms, Drain --> Departure.on_*() --> actions --> Slots, Runners, MasterLink
                                     ^                              |
                                     '------ what is here, ---------'
-                                            every PERIOD
+                                      when something is due
 
 All code here runs in the loop's thread.
 """
@@ -23,7 +23,6 @@ from cw.worker.policy import departure
 from cw.worker.policy.departure import Departure
 from cw.worker.policy.idleness import Idleness
 from cw.worker.runners.execution import Execution
-from cw.worker.runners.ticks import PERIOD
 
 logger = EventLogger("cw.worker")
 
@@ -91,9 +90,11 @@ class Leaving:
                 self._log_stopped()
                 execution.runners.take_in()
                 execution.perform(execution.slots.on_time_up())
-                self._on_drain_tick(time.monotonic())
+                self._look(time.monotonic())
             else:
                 self._leave(action)
+        if self._departure.is_draining:
+            execution.ticks.resume()  # its end may be nearer now
 
     def _drain(self, action: departure.Drain) -> None:
         """Take no more jobs, return those that have not started, then check regularly what is left."""
@@ -105,15 +106,16 @@ class Leaving:
         execution.perform(execution.slots.on_drain())
         for message in execution.outcomes.on_drain():
             send(message)
-        if not self._on_drain_tick(now):
+        self._look(now)
+        if self._departure.is_leaving:
             return
         if self._departure.is_waiting(now, self._what_is_here()):
             self._log_draining(action)
-        self._loop.call_every(PERIOD, self._on_drain_tick)
+        execution.ticks.looks.append(self._look)
 
-    def _on_drain_tick(self, now: float) -> bool:
+    def _look(self, now: float) -> float:
         self._perform(self._departure.on_tick(now, self._what_is_here()))
-        return not self._departure.is_leaving
+        return self._departure.next_tick(now, self._what_is_here())
 
     def _leave(self, action: departure.Leave) -> None:
         if action.has_threads:

@@ -123,7 +123,8 @@ class Worker:
         self._output.send_ordered = lambda message: self._link.send(message, is_ordered=True)
         self._perform = self._execution.perform
         if settings.enforce_memory:
-            MemoryGuard(self._slots.pool, self._runners, self._perform).start(loop)
+            guard = MemoryGuard(self._slots.pool, self._runners, self._perform)
+            self._execution.ticks.looks.append(guard.look)
         self._sharing = Sharing(
             loop, self._sessions, self._send, lambda: self._perform(self._slots.on_values(time.monotonic())),
             settings.silence,

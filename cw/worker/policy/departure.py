@@ -55,7 +55,7 @@ jobs run again if the master ends now. Longer: it stays for clients that are gon
 
 
 class Drain(NamedTuple):
-    """Take no more jobs, return those that have not started; then call `on_tick` at once, and about every 10 ms."""
+    """Take no more jobs, return those that have not started; then call `on_tick` at once, and at `next_tick`."""
 
     why: str
     grace: float
@@ -231,6 +231,14 @@ class Departure:
         if now >= self._gone_at or (is_done and (is_late or self._is_all_reported(now, here))):
             return self.on_leave(has_threads=here.is_empty and here.has_runners)
         return []
+
+    def next_tick(self, now: float, here: Here) -> float:
+        """Time before which `on_tick` has nothing to do, if nothing else happens; infinity: it never has."""
+        if self.is_leaving:
+            return math.inf
+        if here.is_empty:
+            return now
+        return self._drains_until if self._gone_at == math.inf else self._gone_at
 
     def is_waiting(self, now: float, here: Here) -> bool:
         """True if the worker waits for something that may take long: jobs, or clients that fetch their results."""

@@ -59,11 +59,11 @@ class Execution:
         """Runners whose job waits for nested jobs, each with its message."""
         self.master = ""
         """Start id of the master of this cluster."""
+        self.ticks = Ticks(loop, self._on_tick)
         self._loop = loop
         self._departure = departure
         self._send = send
         self._why_unusable = ""  # how the last runner ended
-        self._ticks = Ticks(loop, self._on_tick)
         runners.on_results = self._on_results
         runners.on_dropped = lambda runner: self.perform(slots.on_dropped(runner, time.monotonic()))
         runners.on_remark = lambda runner, remark: send(remark._replace(session=runner.session))
@@ -99,8 +99,8 @@ class Execution:
             more = handlers[type(action)](action)
             if more:
                 todo.extendleft(reversed(more))
-        if self._ticks.is_resting and self.slots.wants_tick():
-            self._ticks.resume()
+        if self.ticks.is_resting and (self.slots.wants_tick() or self._departure.is_draining):
+            self.ticks.resume()
 
     def count_running(self) -> int:
         """Count the jobs that may have started."""

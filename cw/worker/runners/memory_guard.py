@@ -10,6 +10,7 @@ What a runner held before the job began is not the job's: earlier jobs may have 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +18,6 @@ from typing import NamedTuple
 from cw.events import EventLogger
 from cw.machine import process_memory
 from cw.needs import format_bytes
-from cw.net.loop import Loop
 from cw.worker.policy.actions import Action, Retract
 from cw.worker.policy.jobs import WorkerJob
 from cw.worker.policy.pool import AHEAD_JOBS, PooledRunner, RunnerPool
@@ -60,20 +60,18 @@ class MemoryGuard:
         self._seen: dict[PooledRunner, _Seen] = {}
         self._not_before = 0.0
 
-    def start(self, loop: Loop) -> None:
-        """Look every LOOK_SECONDS from now on."""
-        loop.call_every(LOOK_SECONDS, self._on_tick)
-
-    def _on_tick(self, now: float) -> bool:
+    def look(self, now: float) -> float:
+        """Look if it is time. Returns when the next look is; infinity: no job has begun since this one."""
         if now < self._not_before:
-            return True
+            return self._not_before
         runners = list(self._pool.runners.values())
-        if self._seen or any(job.needs.memory for runner in runners for job in runner.sent):
-            began = time.monotonic()
-            self._seen = {runner: self._look(runner) for runner in runners}
-            took = time.monotonic() - began
-            self._not_before = now + took / MOST_LOAD
-        return True
+        if not self._seen and not any(job.needs.memory for runner in runners for job in runner.sent):
+            return math.inf
+        began = time.monotonic()
+        self._seen = {runner: self._look(runner) for runner in runners}
+        took = time.monotonic() - began
+        self._not_before = now + max(took / MOST_LOAD, LOOK_SECONDS)
+        return self._not_before if any(runner.sent for runner in runners) else math.inf
 
     def _look(self, runner: PooledRunner) -> _Seen:
         last = self._seen.get(runner, _NEW)

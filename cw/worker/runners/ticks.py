@@ -22,21 +22,22 @@ PERIOD = 0.02
 
 
 class Ticks:
-    """The looks of one policy. `look(now)` does what is due and returns when the next look is; infinity: only after
-    `resume`."""
+    """Looks one after the other. Each of them, `look(now)`, does what is due and returns when it is next; infinity:
+    only after `resume`."""
 
-    def __init__(self, loop: Loop, look: Callable[[float], float]) -> None:
+    def __init__(self, loop: Loop, *looks: Callable[[float], float]) -> None:
+        self.looks = [*looks]
         self.is_resting = True
         """The next look is farther away than PERIOD, or there is none."""
         self._loop = loop
-        self._look = look
         self._timer: Timer | None = None
 
     def resume(self) -> None:
-        """Look soon, as something has happened. Called while `is_resting`."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._look_in(PERIOD)
+        """Look soon, as something has happened."""
+        if self.is_resting:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._look_in(PERIOD)
 
     def _look_in(self, seconds: float) -> None:
         self.is_resting = seconds > PERIOD
@@ -45,4 +46,5 @@ class Ticks:
     def _on_time(self) -> None:
         self.is_resting = False
         now = time.monotonic()
-        self._look_in(max(self._look(now) - now, PERIOD))
+        due = min([look(now) for look in self.looks])
+        self._look_in(max(due - now, PERIOD))
