@@ -37,8 +37,9 @@ READ = 256 * 1024
 
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
 
-MOST_SECONDS = 10.0
-"""Longest time until `serve` yields to bluelet (seconds)."""
+MOST_SECONDS = 3600.0
+"""Longest time until `serve` yields to bluelet (seconds). Longer: more than the kernel takes as a timeout, from 24 days
+on. Shorter: a process at rest wakes up for it."""
 
 MOST_EVENTS = 256
 """Most descriptors handled in one wakeup."""
