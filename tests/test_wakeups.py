@@ -65,15 +65,20 @@ def test_a_cluster_sleeps_while_its_jobs_run_and_while_it_has_none(timeout, opti
         assert not any(job.done() for job in jobs)
 
 
+def sleep(mark):
+    Path(mark).touch()
+    time.sleep(3 * SPAN)
+
+
 @pytest.mark.slow
-def test_a_worker_sleeps_while_it_finishes_its_last_job():
+def test_a_worker_sleeps_while_it_finishes_its_last_job(tmp_path):
     with (
         Master() as master,
         Worker(master.address, "--grace", "600") as worker,
         cw.ClusterExecutor(master.address) as executor,
     ):
-        job = executor.submit(time.sleep, 3 * SPAN)
-        wait_until(job.running)
+        job = executor.submit(sleep, tmp_path / "mark")
+        wait_until((tmp_path / "mark").exists)  # what has not begun is given back
         worker.send_signal(signal.SIGTERM)
         worker.wait_for_event("worker.draining")
         assert most_wakeups(master, worker) < MOST and not job.done()
