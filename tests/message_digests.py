@@ -58,16 +58,6 @@ NEW_MESSAGES: frozenset[str] = frozenset({"SharedRoom", "FunctionName", "JobFail
 GONE_MESSAGES: dict[str, str] = {"CloseSession": "ForgetSession"}
 """{"CloseSession": "ForgetSession"}: each of the first was followed, in the data lane, by one of the second."""
 
-RECORDED_ANEW: list[int] = [
-    16, 27, 59, 103, 116, 129, 145, 175, 182, 201, 215, 241, 248, 272, 284, 293, 301, 303, 360, 404, 407, 495,
-    507, 509, 512, 519, 566, 588, 599, 624, 630, 651, 665, 679, 687, 694, 749, 755, 784, 837, 874, 889, 901, 923,
-    931, 935, 937, 943, 971,
-]  # fmt: skip
-"""Seeds whose lines in the record are newer than the others: in each, a Cancel, Stop or TakeBack is sent while its job
-is on its way. Before, it overtook the job by chance, and the receiver remembered it until the job came and returned it.
-Now, of what the sender's socket has not taken, the job is withdrawn and never comes (a worker does not return it, and
-what takes its slot is dispatched at once); what the socket has taken comes first, and may have started."""
-
 # --- what is never recorded ------------------------------------------------------------------
 
 PAYLOADS = {"payloads", "payload"}

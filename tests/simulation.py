@@ -31,6 +31,7 @@ import cw.master.worker_peer
 import cw.net.master_link
 import cw.worker.leaving
 import cw.worker.runners.execution
+import cw.worker.runners.ticks
 import cw.worker.worker
 from cw.errors import ProtocolError
 from cw.net import messages as m
@@ -161,7 +162,6 @@ class Link:
         control, data = self.lanes
         gone = []
         if any(type(message) is kind and without(message, numbers)[1] for _, _, message in data):
-            self.sim.has_met = self.sim.has_met or kind in (m.Submit, m.Dispatch)
             left = self.sim.chances.choice([0, 0, self.sim.chances.randint(0, len(data))])
             if left:
                 self.taken = max(self.taken, data[left - 1][0])
@@ -536,8 +536,6 @@ class Simulation:
         """True for a message to deliver with the next one on its connection. (It then changes no latencies.)"""
         self.is_followed = lambda message: False
         """True for a message that is followed by an empty one in the data lane (in place of a message that is gone)."""
-        self.has_met = False
-        """True if a job was withdrawn or cancelled while it was on its way."""
         self.random = Random(seed)
         self._idents = Random(seed)
         self.chances = Random(seed)  # of what is asked only after a cancel: so it changes nothing else
@@ -686,6 +684,7 @@ class Simulation:
                 cw.net.master_link,
                 cw.worker.worker,
                 cw.worker.runners.execution,
+                cw.worker.runners.ticks,
                 cw.worker.leaving,
             ):
                 put(module, "time", clock)

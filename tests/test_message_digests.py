@@ -96,12 +96,6 @@ def test_messages_that_are_gone_are_added_where_they_were():
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", message_digests.RECORDED_ANEW[::4])
-def test_in_what_was_recorded_anew_a_cancel_meets_its_job_on_its_way(seed):
-    assert message_digests.run(seed)[0].sim.has_met
-
-
 def test_a_process_is_called_by_its_name_whatever_its_ident():
     texts = Texts()
     texts.add("client 2", "master 1", m.Hello("client", IDENT, "s", 2, [3, 10], "1", "host", 1, {}))
