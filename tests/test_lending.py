@@ -402,6 +402,7 @@ def test_what_waits_elsewhere_is_recalled_for_a_lent_slot():
     assert d.state.held("v") == 3
     d.on_lent("w", 0, [0])
     assert d.wants_tick()
+    assert d.on_tick() == []  # they have only just been sent
     assert d.on_tick() == [SendToWorker("v", m.Recall(2))]
     actions = d.on_recalled("v", [3, 4])
     assert assigned(actions)[0][:2] == ("w", "inner")

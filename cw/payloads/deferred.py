@@ -42,7 +42,7 @@ Python 3.3. Without it, nothing would be deferred.)"""
 # Innermost frame of a thread that waits for another. (A lock's own `acquire` has no frame.)
 _MODULE_LOCK = ("<frozen importlib._bootstrap>", "acquire")
 _WAITING_PLACES = (threading.__file__, "/concurrent/futures/", "/queue.py", "/selectors.py", "/cw/client/")
-_WAITING_NAMES = ("wait", "join", "_wait_for_tstate_lock", "get", "select", "as_completed")
+_WAITING_NAMES = ("wait", "_wait", "join", "_wait_for_tstate_lock", "get", "select", "as_completed")
 
 
 class ImportDeadlock(Exception):
