@@ -231,5 +231,6 @@ class Execution:
     def _on_tick(self, now: float) -> float:
         if self._departure.is_leaving:
             return math.inf
-        self.perform(self.slots.on_tick(now))
-        return self.slots.next_tick(now)
+        actions = self.slots.on_tick(now)
+        self.perform(actions)
+        return now if actions else self.slots.next_tick(now)  # what was done may make more due
