@@ -128,8 +128,9 @@ class Machine:
                 ["unshare", "--net", "--uts", "--mount", "sh", "-c", script],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        wait_until(lambda: b"sshd" in Path(f"/proc/{self.process.pid}/cmdline").read_bytes())
         pid = self.process.pid
+        # (Its script names sshd, too, also before the namespaces are there.)
+        wait_until(lambda: b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0])
         ip("link", "add", self.card, "type", "veth", "peer", "name", "eth0", "netns", pid)
         ip("link", "set", self.card, "master", "lab")
         ip("link", "set", self.card, "up")

@@ -111,8 +111,8 @@ class Socket:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             if not count:
                 raise BlockingIOError from None
-        except ssl.SSLEOFError:
-            pass  # the end of the stream
+        except (ssl.SSLEOFError, BrokenPipeError):
+            pass  # the end of the stream; OpenSSL 3.6 sends an alert then, which nobody takes
         return count
 
     def send(self, buffer: Any) -> int:

@@ -206,7 +206,7 @@ class Worker:
         logger.info(
             "worker.joined", "the worker joined the master at %s with %s", self._link.peer, self._offer.text
         )
-        self.on_joined()
+        self._loop.call_later(0.0, self.on_joined)  # when what the master must know has been sent
 
     def _report(self) -> None:
         """Report the inventory to a master that we have just joined, which knows nothing of it."""
