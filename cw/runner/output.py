@@ -170,7 +170,11 @@ class Output:
             gfortran.look()
             if gfortran.flush is not None:
                 gfortran.flush()
-        return b"" if self._has_nothing() else self._writer.mark(number)
+        if self._has_nothing():
+            return b""
+        if seconds <= LOOK_SECONDS:
+            self._writer.block()  # for the next job: this one may have set it itself
+        return self._writer.mark(number)
 
     def _flush_others(self) -> None:
         """Flush each stream that there is: a job may have put others in place, or closed some."""
