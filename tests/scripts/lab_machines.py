@@ -130,7 +130,7 @@ def jobs_run_on_all(user):
             Path(credential).read_bytes() == (user.room.here / ".cw/ssh-default/credential.pem").read_bytes()
         )
         for pid in machine.processes():
-            assert "PRIVATE" not in Path(f"/proc/{pid}/cmdline").read_text()
+            assert "PRIVATE" not in " ".join(words_of(pid))
     say("jobs run on all three")
 
 
@@ -187,21 +187,28 @@ def only_ssh_gets_through(user):
         for turn in range(2):
             assert {machine for _, machine, *_ in cw.map(whereabouts, range(20))} == {"lab1", "lab2"}, turn
             if not turn:
-                (tunnel,) = [
-                    pid for pid in filter(str.isdigit, os.listdir("/proc")) if is_tunnel(pid, "lab2")
-                ]
+                (tunnel,) = tunnels = tunnels_to("lab2")
                 os.kill(int(tunnel), signal.SIGKILL)
-                wait_until(lambda: user.slots(name)["lab2"] == 0)
+                wait_until(lambda former=tunnels: tunnels_to("lab2") not in ([], former), 60)
                 wait_until(lambda: user.slots(name)["lab2"] == 2, 60)
     say("a cluster for a block, whose tunnels are kept up")
 
 
+def tunnels_to(target):
+    return [pid for pid in filter(str.isdigit, os.listdir("/proc")) if is_tunnel(pid, target)]
+
+
 def is_tunnel(pid, target):
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:  # it has ended
-        return False
+    words = words_of(pid)
     return words[0] == "ssh" and "-N" in words and target in words
+
+
+def words_of(pid):
+    """The command line of a process; one empty word if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return [""]
 
 
 def main(directory):
