@@ -222,13 +222,9 @@ def test_what_jobs_print_appears_under_the_cell_that_has_submitted_them(notebook
             if message["msg_type"] == "stream":
                 cell = cells.get(message["parent_header"]["msg_id"], "")
                 texts.append((cell == begin, message["content"]["text"].rpartition("] ")[2]))
-    assert texts == [
-        (True, "hello\n"),
-        (True, "goodbye\n"),
-        (True, "hot\n"),
-        (False, "later\n"),
-        (False, "last\n"),
-    ]
+    assert texts[0] == (True, "hello\n")
+    assert sorted(texts[1:3]) == [(True, "goodbye\n"), (True, "hot\n")]  # of two streams, so in any order
+    assert texts[3:] == [(False, "later\n"), (False, "last\n")]
 
 
 def test_the_bar_is_a_widget_and_comes_to_its_end(notebook):
