@@ -20,9 +20,9 @@ from typing import Any
 from cw.runner.output_channel import OutputWriter
 
 LOOK_SECONDS = 1e-4
-"""Least time of a job (seconds) after which we look for a library of gfortran that it has loaded, and undo O_NONBLOCK.
-Shorter: that takes a larger part of short jobs. Longer: a job that loads it and prints sooner prints late, and prints
-of the job after one that sets O_NONBLOCK may fail."""
+"""Least time of a job (seconds) after which we look for a library of gfortran that it has loaded, and undo O_NONBLOCK,
+which we also do for a shorter job that has printed. Shorter: that takes a larger part of short jobs. Longer: a job that
+loads it and prints sooner prints late, and prints of the job after a silent one that sets O_NONBLOCK may fail."""
 
 _BASE, _NEXT = 4, 5  # words of a FILE of glibc: where its buffered bytes begin, and end
 _IOLBF = 1
