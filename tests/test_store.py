@@ -23,7 +23,7 @@ from cw import StoreError
 from cw.store import format as form
 from cw.store import reader
 from cw.store import writer as writing
-from cw.store.directory import MARKER
+from cw.store.directory import MARKER, new_segment_name
 from cw.store.format import Entry
 from cw.store.reader import Store
 from cw.store.writer import SegmentFile, Writer
@@ -89,6 +89,12 @@ def test_what_was_stored_comes_back(tmp_path):
         for e in results
     ]
     assert [opened.head(place)[:7] for place in opened.places()] == [stored[:7] for stored in found]
+
+
+def test_names_of_segments_sort_as_they_were_made():
+    """Hundreds in a millisecond, too: the latest result of a call counts."""
+    names = [new_segment_name() for _ in range(2000)]
+    assert sorted(names) == names and len({name.partition("-")[0] for name in names}) < 1000
 
 
 def test_several_writers_at_once_and_one_after_the_other(tmp_path):

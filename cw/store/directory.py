@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import time
@@ -37,6 +38,9 @@ is listed just after the first of these, whose name its own begins with."""
 LISTINGS = 100
 """Most times that a directory is listed until two lists are equal. Larger: a store in which programs begin all the time
 opens later."""
+
+
+_numbers = itertools.count()
 
 
 class FileGone(StoreError):
@@ -68,9 +72,13 @@ def merged_name(first: str) -> str:
 
 
 def new_segment_name() -> str:
-    """Make a name that no other writer has, and that sorts behind the names of older segments."""
+    """Make a name that no other writer has, and that sorts behind the names of older segments. Any thread may call it.
+
+    The number tells apart what one program makes within a millisecond.
+    """
     host = "".join(c if c.isalnum() else "_" for c in os.uname().nodename)[:40]
-    return f"{time.time_ns() // 1_000_000:012x}-{host}-{os.getpid()}-{os.urandom(4).hex()}.seg"
+    now = time.time_ns() // 1_000_000
+    return f"{now:012x}-{host}-{os.getpid()}-{next(_numbers):06x}{os.urandom(4).hex()}.seg"
 
 
 def sync(path: str) -> None:
