@@ -11,8 +11,7 @@ When a seed differs, print it here and at a commit that agrees with the record, 
     (cd /tmp/before && PYTHONPATH=. python tests/message_digests.py print 17 worker-master) > before.txt
 
 Canonical text says who sends what to whom, with the names that classes and fields had when it was recorded: the tables
-below translate today's names, and former_messages.py what is more than names. It leaves out what depends on the
-machine, the versions, the wording and the payloads.
+below translate today's names. It leaves out what depends on the machine, the versions, the wording and the payloads.
 """
 
 import hashlib
@@ -20,8 +19,6 @@ import sys
 from pathlib import Path
 from random import Random
 
-import former_messages
-from former_messages import Former
 from simulation import Simulation
 from test_simulation import GENTLE, ROUGH, Scenario
 
@@ -33,29 +30,22 @@ LEGS = [
 
 # --- what has changed since the record was written: today's names on the left --------------------
 
-RENAMED_CLASSES: dict[str, str] = {
-    "JobResults": "Results", "JobsStarted": "Started", "WantsResultHost": "Origin", "ResultHost": "Origin",
-    "Inventory": "Holding", "InventoryEnd": "Reported", "ResubmitEnd": "HandedIn", "Capacity": "Usable",
-    "AttemptCounts": "Charged", "WorkerInfo": "Stay",
-}  # fmt: skip
+RENAMED_CLASSES: dict[str, str] = {}
 """{"Inventory": "Holding"}"""
 
-RENAMED_FIELDS: dict[str, str] = {
-    "Capacity.blocked_sessions": "not_for", "Hello.resubmitted_up_to": "handed", "WorkerInfo.location": "place",
-    "AttemptCounts.crashes": "deaths", "AttemptCounts.worker_losses": "losses",
-}  # fmt: skip
+RENAMED_FIELDS: dict[str, str] = {}
 """{"Inventory.jobs": "numbers"}: the class by today's name."""
 
-NEW_FIELDS: dict[str, object] = {"Lost.is_stopped": False}
+NEW_FIELDS: dict[str, object] = {}
 """{"Hello.cpus": 0}: left out where it has this value, in a batch where each entry has it."""
 
 GONE_FIELDS: dict[str, object] = {}
 """{"Dispatch.timeouts": 0.0}: what it always was in the record, in a batch for each entry."""
 
-NEW_MESSAGES: frozenset[str] = frozenset({"SharedRoom", "FunctionName", "JobFailed"})
-"""Omitted classes. They are delivered with the next message, so that they change nothing else."""
+NEW_MESSAGES: frozenset[str] = frozenset()
+"""{"FunctionName"}: omitted classes. They are delivered with the next message, so that they change nothing else."""
 
-GONE_MESSAGES: dict[str, str] = {"CloseSession": "ForgetSession"}
+GONE_MESSAGES: dict[str, str] = {}
 """{"CloseSession": "ForgetSession"}: each of the first was followed, in the data lane, by one of the second."""
 
 # --- what is never recorded ------------------------------------------------------------------
@@ -63,12 +53,14 @@ GONE_MESSAGES: dict[str, str] = {"CloseSession": "ForgetSession"}
 PAYLOADS = {"payloads", "payload"}
 MACHINE = {
     "Hello.secret", "Hello.python", "Hello.version", "Hello.host", "Hello.pid", "Hello.takes_files", "Hello.protocol",
-    "Welcome.version", "Welcome.takes_files", "Stay.place", "Hello.program", "Heartbeat.load", "Heartbeat.memory",
+    "Welcome.version", "Welcome.takes_files", "WorkerInfo.location", "Hello.program", "Heartbeat.load",
+    "Heartbeat.memory",
 }  # fmt: skip
 WORDS = {
-    "Goodbye.reason", "Notice.text", "Remark.text", "Refused.reason", "Lost.reason", "Usable.reason",
+    "Goodbye.reason", "Notice.text", "Remark.text", "Waiting.text", "JobFailed.first", "JobFailed.last",
+    "Refused.reason", "Lost.reason", "Capacity.reason",
 }  # fmt: skip
-SETS = {"Roster.joined", "Roster.gone", "Reported.sessions", "Usable.not_for"}
+SETS = {"Roster.joined", "Roster.gone", "InventoryEnd.sessions", "Capacity.blocked_sessions"}
 NOTE_WORDS = {"how", "stderr", "host", "worker"}
 
 
@@ -115,14 +107,9 @@ class Texts:
 
     def __init__(self):
         self._names = {}  # of processes, by ident and by session
-        self._former = Former()
         self.lines = []
 
     def add(self, sender, receiver, message):
-        for former in self._former.of(sender, receiver, message):
-            self._add(sender, receiver, former)
-
-    def _add(self, sender, receiver, message):
         cls = type(message).__name__
         if cls in NEW_MESSAGES:
             return
@@ -179,12 +166,9 @@ def run(seed):
     scenario = Short(seed)
     texts = Texts()
     scenario.sim.on_sent = texts.add
-    scenario.sim.rides = lambda message: (
-        type(message).__name__ in NEW_MESSAGES or former_messages.rides(message)
-    )
+    scenario.sim.rides = lambda message: type(message).__name__ in NEW_MESSAGES
     scenario.sim.is_followed = lambda message: type(message).__name__ in GONE_MESSAGES
-    with former_messages.installed():
-        scenario.run()
+    scenario.run()
     return scenario, texts
 
 

@@ -29,6 +29,7 @@ import cw.master.client_peer
 import cw.master.master
 import cw.master.worker_peer
 import cw.net.master_link
+import cw.observer.reporter
 import cw.worker.leaving
 import cw.worker.runners.execution
 import cw.worker.runners.ticks
@@ -688,6 +689,7 @@ class Simulation:
                 cw.worker.leaving,
             ):
                 put(module, "time", clock)
+            put(cw.observer.reporter, "monotonic", lambda: self.now)
             for module in (cw.master.master, cw.net.master_link):
                 put(module, "Connection", SimConnection)
             put(cw.net.master_link, "dial", self.dial)

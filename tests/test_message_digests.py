@@ -87,7 +87,8 @@ def test_messages_that_are_new_change_nothing(monkeypatch):
     assert message_digests.digests(30) == before
 
 
-def test_messages_that_are_gone_are_added_where_they_were():
+def test_messages_that_are_gone_are_added_where_they_were(monkeypatch):
+    monkeypatch.setattr(message_digests, "GONE_MESSAGES", {"CloseSession": "ForgetSession"})
     texts = Texts()
     texts.add("master 1", "worker 1", m.CloseSession(7))
     assert [line.split()[-2:] for _, line in texts.lines] == [
