@@ -257,7 +257,8 @@ def _look_until_over(
 
 def _sentence(name: str, state: RunState) -> str:
     """Describe in one line how a run has ended."""
-    counts = f"{state.done:,} of {program.count(state.calls, 'call')} done, {state.failed:,} failed"
+    calls = f"{state.calls:,} {'call' if state.calls == 1 else 'calls'}"
+    counts = f"{state.done:,} of {calls} done, {state.failed:,} failed"
     if state.phase == ENDED:
         return f"the run {name} has ended: {counts}"
     if state.phase == CANCELLED:
