@@ -10,6 +10,7 @@ import pytest
 from cw.errors import JobTimeout, NotPicklable
 from cw.payloads import chunks, current, serialize, shared
 from cw.payloads.chunks import Chunk, Same
+from cw.runner import leftovers, runner
 
 
 def chunk_of(calls, function=None, state=None):
@@ -113,6 +114,7 @@ def test_between_calls_of_columns_all_is_as_between_jobs(maker, monkeypatch):
             monkeypatch.setattr(current, "clear_timers", None)
         if number == 3:
             monkeypatch.setattr(current, "is_interrupted", True)
+        current.due.add("something")
         return seen
 
     monkeypatch.setattr(shared, "values", {})
@@ -122,6 +124,32 @@ def test_between_calls_of_columns_all_is_as_between_jobs(maker, monkeypatch):
     assert [len(before) for _, before in results] == [0, 1, 2, 3]
     assert cleared == [1]
     assert type(chunks.load_error(error, 5, 5)) is JobTimeout
+
+
+def share_one():
+    shared.take("cw-shared-one", 1, pickle.dumps(1))
+    return shared.value_of("cw-shared-one")
+
+
+def interrupt():
+    with pytest.raises(KeyboardInterrupt):
+        runner.on_sigint(2, None)
+
+
+@pytest.mark.parametrize("act", [share_one, interrupt, leftovers._noting(lambda: None)])
+def test_what_must_be_looked_at_before_the_next_call_of_columns_is_marked(act, monkeypatch):
+    for name in "is_interrupted", "clear_timers":
+        monkeypatch.setattr(current, name, getattr(current, name))
+    current.due.clear()
+    act()
+    assert current.due
+
+
+def test_a_range_travels_as_its_ends(maker):
+    payloads = [columns_of(range(0, 3 * count, 3), [1] * count).payload() for count in (1000, 100_000)]
+    assert len(payloads[0]) - len(columns_of([1] * 1000).payload()) < 100
+    results, error = chunks.run(maker(lambda a, b: a + b), payloads[1])
+    assert error is None and results == list(range(1, 300_001, 3))
 
 
 def test_a_plain_call_costs_no_other_call_in_python():

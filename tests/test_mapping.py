@@ -3,8 +3,11 @@
 import concurrent.futures
 import gc
 import itertools
+import sys
 import threading
 import time
+import weakref
+from collections import deque
 
 import jobs
 import pytest
@@ -12,6 +15,7 @@ from conftest import wait_until
 from programs import LIMIT, run_script
 
 import cw
+from cw.client.futures.future import Future
 from cw.client.maps import mapping
 from cw.net import messages as m
 
@@ -58,12 +62,47 @@ def clients():
 
 
 def test_inputs_that_run_no_code_are_read_by_columns():
-    calls = mapping.calls_of(([1, 2, 3], ("a", "b", "c", "d"), range(10, 20)))
-    assert next(calls) == (1, "a", 10)
-    assert calls.columns(1) == [[2], ["b"], [11]]
-    assert calls.columns(5) == [[3], ["c"], [12]]
-    assert calls.columns(5) == [[], [], []]
-    assert list(calls) == []
+    inputs = [1, 2, 3], ("a", "b", "c", "d"), range(10, 20)
+    calls = mapping.calls_of(inputs)
+    assert calls.columns(2) == [[1, 2], ("a", "b"), range(10, 12)]
+    assert calls.columns(5) == [[3], ("c",), range(12, 13)]
+    assert calls.columns(5) == [[], (), range(0)]
+    assert list(mapping.calls_of(inputs)) == [(1, "a", 10), (2, "b", 11), (3, "c", 12)]
+
+
+def chunks_of(*chunks):
+    """Return results of chunks that have arrived, and the list of the futures that its end cancels."""
+    left = []
+    futures = [Future(None) for _ in chunks]
+    for future, chunk in zip(futures, chunks, strict=True):
+        future.set_result((chunk, None))
+    feed = mapping.Feed(iter(()), None)
+    return mapping.ChunkResults.of(mapping.of_chunks(deque(futures), feed, None, left.extend)), left
+
+
+def test_results_of_chunks_are_taken_without_a_call_in_python_for_each():
+    results, left = chunks_of([1, 2], [], list(range(1000)))
+    entered = []
+    sys.setprofile(lambda frame, event, _: event == "call" and entered.append(frame.f_code.co_filename))
+    try:
+        taken = list(results)
+    finally:
+        sys.setprofile(None)
+    assert taken == [1, 2, *range(1000)] and left == []
+    assert entered.count(mapping.__file__) < 20
+
+
+def test_results_of_chunks_that_are_closed_end_in_the_middle_of_a_chunk():
+    results, left = chunks_of([1, 2, 3], [4])
+    assert next(results) == 1
+    results.close()
+    assert list(results) == [] and len(left) == 1
+
+
+def test_a_result_of_a_chunk_is_kept_alive_by_nobody_once_it_is_taken():
+    results, _ = chunks_of([Source(1), Source(2)])
+    reference = weakref.ref(next(results))
+    assert reference() is None
 
 
 @pytest.mark.parametrize(

@@ -752,13 +752,15 @@ def test_timers_that_a_job_leaves_do_not_fire_in_the_next(one_slot, how, handler
         assert one_slot.submit(jobs.pid).result(LIMIT) == first.result()  # none has died
 
 
-def test_timers_that_a_call_leaves_do_not_fire_in_the_next_of_its_chunk(one_slot):
-    def call(item):
-        if item == 0:
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-        return use_time(0.3) if item else item
+def leave_timer_or_use_time(item):
+    if item == 0:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    return use_time(0.3) if item else item
 
-    for options in ({}, {"return_exceptions": True}):
+
+def test_timers_that_a_call_leaves_do_not_fire_in_the_next_of_its_chunk(one_slot):
+    local = lambda item: leave_timer_or_use_time(item)  # noqa: E731
+    for call, options in (leave_timer_or_use_time, {}), (local, {}), (local, {"return_exceptions": True}):
         assert list(one_slot.map(call, range(2), chunksize=2, **options))[0] == 0
 
 

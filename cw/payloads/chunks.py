@@ -8,7 +8,6 @@ ones. Others are pickled call by call, when they are read. A large one that many
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import time
@@ -68,7 +67,7 @@ class Chunk:
 
     def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
         """Add the calls of an empty chunk: the first arguments of all, the second ones, ... Raises NotPicklable."""
-        if self._is_plain and columns and all(PLAIN.issuperset(map(type, column)) for column in columns):
+        if self._is_plain and columns and are_plain(columns):
             self._columns = tuple(columns)
         else:
             self.add_all(zip(*columns, strict=True))
@@ -94,7 +93,8 @@ class Chunk:
         """Return the payload for `run` and `run_each`. `items`: which item of the chunk each call is, if some are
         missing."""
         if self._is_plain:
-            fields: Any = items, self._seconds, self._columns or self._calls
+            columns = tuple([_folded(column) for column in self._columns])
+            fields: Any = items, self._seconds, columns or self._calls
             return pickle.dumps(fields, 5) + serialize.label_bytes(label)
         common = [payload for _, payload in self._shared.values()]
         fields = items, self._seconds, self._state is not None, common, self._calls
@@ -156,6 +156,25 @@ class Chunk:
             self.codes = list({id(code[1]): code for code in (*self.codes, *pickled.codes)}.values())
 
 
+def are_plain(columns: Iterable[Sequence[Any]]) -> bool:
+    """True if the arguments in columns neither share nor refer to anything."""
+    for column in columns:
+        if type(column) is not range and not PLAIN.issuperset(map(type, column)):
+            return False
+    return True
+
+
+def _folded(column: Sequence[Any]) -> Sequence[Any]:
+    """Return a column as it travels: a list, or a tuple with what a range is made of."""
+    if type(column) is range:
+        return column.start, column.stop, column.step
+    return column if type(column) is list else list(column)
+
+
+def _unfolded(columns: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
+    return [range(*column) if type(column) is tuple else column for column in columns]
+
+
 class Same:
     """Makes the function of each call: one that all calls share."""
 
@@ -181,7 +200,7 @@ class _Plain:
     def __iter__(self) -> Iterator[Any]:
         make, calls = self._make, self.calls
         if type(calls) is tuple:
-            calls = zip(*calls, strict=True)
+            calls = zip(*_unfolded(calls), strict=True)
         return (lambda args=args: (make(None), args) for args in calls)
 
 
@@ -223,22 +242,15 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
     time is over, the results of the calls begun by then."""
     results: list[Any] = []
     items, seconds, calls = _load(payload, make, persistent_load)
-    end = math.inf if seconds is None else time.monotonic() + seconds
     current.chunk = results, items
     try:
         if type(calls) is _Plain and type(make) is Same:
-            _run_plain(make.function, calls.calls, results, None if seconds is None else end)
+            _run_plain(make.function, calls.calls, results, seconds)
             return results, None
-        for load in calls:
-            if current.is_interrupted:
-                raise JobTimeout(_NOT_BEGUN)
-            if seconds is not None and results and time.monotonic() > end:
-                break
-            shared.values.clear()
+        for load in calls if seconds is None else _until_over(calls, seconds):
+            _make_ready()
             function, args = load()
             results.append(function(*args))
-            if current.clear_timers is not None:  # they would fire in the next call
-                current.clear_timers()
         return results, None
     except KeyboardInterrupt:  # probably a request to stop, not the call's outcome
         raise
@@ -251,25 +263,46 @@ def run(make: Callable[[Any], Any], payload: Any, persistent_load: Any = None) -
         del results  # a traceback of an exception among them leads to this frame
 
 
-def _run_plain(function: Any, calls: Any, results: list[Any], end: float | None) -> None:
-    """Run the calls of a chunk as `run` does, where nothing need be made for a call: 0.1 us for each."""
-    values, note = shared.values, results.append
-    is_single = type(calls) is tuple and len(calls) == 1
-    if is_single:
-        calls = calls[0]
-    elif type(calls) is tuple:
-        calls = zip(*calls, strict=True)
+def _until_over(calls: Iterable[Any], seconds: float) -> Iterator[Any]:
+    """Yield calls until the time is over: the first in any case."""
+    end = time.monotonic() + seconds
+    for count, call in enumerate(calls):
+        if count and time.monotonic() > end:
+            return
+        yield call
+
+
+def _make_ready() -> None:
+    """Do what is due before a call of a chunk begins. Raises JobTimeout if none may begin any more."""
+    current.due.clear()
+    if current.is_interrupted:
+        raise JobTimeout(_NOT_BEGUN)
+    shared.values.clear()
+    if current.clear_timers is not None:  # they would fire in this call
+        current.clear_timers()
+
+
+def _run_plain(function: Any, calls: Any, results: list[Any], seconds: float | None) -> None:
+    """Run the calls of a chunk as `run` does, where nothing need be made for a call: 0.05 us for each."""
+    due, note = current.due, results.append
+    columns = _unfolded(calls) if type(calls) is tuple else []
+    is_single = len(columns) == 1
+    if columns:
+        calls = columns[0] if is_single else zip(*columns, strict=True)
+    if seconds is not None:
+        calls = _until_over(calls, seconds)
+    due.add("begin")
     try:
-        for args in calls:
-            if current.is_interrupted:
-                raise JobTimeout(_NOT_BEGUN)
-            if end is not None and results and time.monotonic() > end:
-                break
-            if values:
-                values.clear()
-            note(function(args) if is_single else function(*args))
-            if current.clear_timers is not None:
-                current.clear_timers()
+        if is_single:
+            for value in calls:
+                if due:
+                    _make_ready()
+                note(function(value))
+        else:
+            for args in calls:
+                if due:
+                    _make_ready()
+                note(function(*args))
     finally:
         del results, note  # as in `run`
 

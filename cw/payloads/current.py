@@ -65,6 +65,10 @@ is_interrupted = False
 clear_timers: Callable[[], None] | None = None
 """Function that stops the timers that a call has set; None if it has set none."""
 
+due: set[str] = set()
+"""Marks of whoever set one of these, or a shared value, so that a chunk looks at them before its next call. Empty, as a
+rule: a look at an empty set costs nothing."""
+
 slot = m.Slot(0, 1, -1.0)
 
 gpus: tuple[str, ...] | None = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cw.errors import SharedValueReleased
 from cw.net import memory
-from cw.payloads import constants
+from cw.payloads import constants, current
 from cw.payloads.layout import Payload, unpack
 
 T = TypeVar("T")
@@ -274,6 +274,7 @@ def value_of(name: str) -> Any:
     else:
         return Shared(content_of(name))
     values[name] = value
+    current.due.add("shared")
     return value
 
 

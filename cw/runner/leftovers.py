@@ -45,6 +45,7 @@ def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def set_timer(*args: Any) -> Any:
         current.clear_timers = clear_timers
+        current.due.add("timers")
         return function(*args)
 
     set_timer.__module__ = "signal"  # for pickling by name

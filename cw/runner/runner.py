@@ -371,6 +371,7 @@ def on_sigterm(number: int, frame: Any) -> None:
 def on_sigint(number: int, frame: Any) -> None:
     """Raise KeyboardInterrupt in the job on SIGINT, and let a chunk begin no further call."""
     current.is_interrupted = True
+    current.due.add("interrupt")
     signal.default_int_handler(number, frame)
 
 

@@ -275,6 +275,11 @@ class FunctionTable:
 
         Raises NotPicklable.
         """
+        if prepared.quick is not None and not names and not codes:
+            watch, own_watch, epoch, number = prepared.quick
+            is_current = epoch == self.maker.epoch and watch.is_current()
+            if is_current and (own_watch is None or own_watch.is_current()):
+                return number
         record = self._record_for(function, prepared, names, codes)
         self._let_go(record)
         number = self._number_in(record, prepared, prepared.state_object)
@@ -285,9 +290,11 @@ class FunctionTable:
         self, function: Any, prepared: Prepared, names: Sequence[str], codes: Any, record: Record, number: int
     ) -> None:
         """Remember the number for the next such call, if only bindings must be checked then."""
-        known = self._known.get(id(function))
         if codes or record.components or record.lost or not prepared.is_bare or self.maker.shell is not None:
             return
+        if not names:
+            prepared.quick = record.watch, prepared.watch, self.maker.epoch, number
+        known = self._known.get(id(function))
         if known is not None and known[1] is prepared:
             quick = self._quick.setdefault(id(function), {})
             if len(quick) >= KNOWN:

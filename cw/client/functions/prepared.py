@@ -19,6 +19,7 @@ class Prepared:
         "mode",
         "named_as",
         "needs",
+        "quick",
         "record",
         "references",
         "state",
@@ -32,6 +33,8 @@ class Prepared:
         self.mode = mode
         self.named_as: tuple[str, Any] | None = None  # the script's name, and what it was bound to
         self.record: Record | None = None  # for calls whose arguments refer to nothing
+        # What to watch for such calls, the epoch, and the number of the FUNCTION object while nothing has changed.
+        self.quick: tuple[Watch, Watch | None, int, int] | None = None
         self.state: Pickled | None = None
         self.references: dict[Any, Any] = {}  # objects of such a state, by the references in their place
         self.needs: tuple[int, ...] = ()  # components that a state taken for `map` refers to

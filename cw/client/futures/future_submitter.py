@@ -147,7 +147,7 @@ class FutureSubmitter:
             self.detachment.add(feed)
         waiting = feed.start()  # now, not when the first result is taken
         if chunksize > 1 and not is_each:
-            return mapping.of_chunks(waiting, feed, deadline, end)
+            return mapping.ChunkResults.of(mapping.of_chunks(waiting, feed, deadline, end))
         order = mapping.as_completed if as_completed else mapping.in_order
         results = order(waiting, feed, deadline, return_exceptions, end)
         return results if bar is None else mapping.with_progress(results, bar)

@@ -17,7 +17,7 @@ import operator
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -85,17 +85,21 @@ class Quiet(Iterator[tuple[Any, ...]]):
     kinds = frozenset({list, tuple, range})
 
     def __init__(self, inputs: Iterable[Any]) -> None:
-        self._inputs = list(map(iter, inputs))
-        self._calls = zip(*self._inputs, strict=False)
+        self._inputs = inputs
+        self._place = 0  # of the next call that `columns` reads
+        self._calls = zip(*inputs, strict=False)
 
     def __next__(self) -> tuple[Any, ...]:
         return next(self._calls)
 
-    def columns(self, size: int) -> list[list[Any]]:
-        """Return the first arguments of the next `size` calls, or of those that are left; the second ones, ..."""
-        columns = [list(itertools.islice(each, size)) for each in self._inputs]
+    def columns(self, size: int) -> list[Sequence[Any]]:
+        """Return the first arguments of the next `size` calls, or of those that are left; the second ones, ... Calls
+        are read by this or by `next`, not by both."""
+        start = self._place
+        self._place = end = start + size
+        columns = [each[start:end] for each in self._inputs]
         shortest = min(map(len, columns))
-        return [column if len(column) == shortest else column[:shortest] for column in columns]
+        return columns if shortest == size else [column[:shortest] for column in columns]
 
 
 def calls_of(inputs: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
@@ -238,8 +242,30 @@ def in_order(
         end(waiting)
 
 
-def of_chunks(waiting: deque[Future[Any]], feed: Feed, deadline: float | None, end: End) -> Iterator[Any]:
-    """Yield results as `in_order` does, from futures of whole chunks: `chunks.run`."""
+class ChunkResults(itertools.chain[Any]):
+    """Results of chunks, one after the other: there is no call in Python for each. Ends as a generator does."""
+
+    _parts: Generator[Iterator[Any], None, None]
+
+    @classmethod
+    def of(cls, parts: Generator[Iterator[Any], None, None]) -> ChunkResults:
+        """Return the items of iterators that a generator yields."""
+        results = cls.from_iterable(parts)
+        assert isinstance(results, ChunkResults)
+        results._parts = parts
+        return results
+
+    def close(self) -> None:
+        """End the iteration, as for a generator."""
+        self._parts.close()
+
+
+def of_chunks(
+    waiting: deque[Future[Any]], feed: Feed, deadline: float | None, end: End
+) -> Generator[Iterator[Any], None, None]:
+    """Yield the results of each chunk as an iterator, as `in_order` does those of calls, from futures of whole chunks:
+    `chunks.run`. For `ChunkResults`."""
+    places: list[int] = []
     try:
         while waiting:
             future = waiting.popleft()
@@ -250,18 +276,20 @@ def of_chunks(waiting: deque[Future[Any]], feed: Feed, deadline: float | None, e
                 raise
             number = future._number
             del future
-            if not (is_late := feed.is_slow):
+            is_late = feed.is_slow
+            if feed.has_rest and not is_late:
                 _add_in_order(waiting, feed)
             failed = len(values) + 1
             values.reverse()
-            while values:
-                yield values.pop()
+            places = [-1] * len(values)
+            yield map(values.pop, places)  # so that nothing here keeps a yielded value alive
             if error is not None:
                 raise chunks.load_error(error, number, failed)
             if is_late:
                 _add_in_order(waiting, feed)
         feed.check()
     finally:
+        places.clear()  # a chunk of which not all was taken has no more results
         end(waiting)
 
 
