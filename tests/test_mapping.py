@@ -16,7 +16,7 @@ from programs import LIMIT, run_script
 
 import cw
 from cw.client.futures.future import Future
-from cw.client.maps import mapping
+from cw.client.maps import batches, mapping
 from cw.net import messages as m
 
 
@@ -68,6 +68,42 @@ def test_inputs_that_run_no_code_are_read_by_columns():
     assert calls.columns(5) == [[3], ("c",), range(12, 13)]
     assert calls.columns(5) == [[], (), range(0)]
     assert list(mapping.calls_of(inputs)) == [(1, "a", 10), (2, "b", 11), (3, "c", 12)]
+
+
+class Batched:
+    """A batch that notes when it is submitted."""
+
+    def __init__(self, label, submitted):
+        self.label, self.submitted, self.calls = label, submitted, []
+
+    def __len__(self):
+        return len(self.calls)
+
+    def add_columns(self, columns):
+        self.calls = list(zip(*columns, strict=True))
+
+    def submit(self):
+        self.submitted.append((self.label, self.calls))
+        return [f"future of {self.label}"] if self.calls else []
+
+
+@pytest.mark.parametrize(
+    ("items", "plain"), [([1, 2, 3, 4, 5], 3), ([1, 2, 3, 4], 3), ([1, 2, 3, [], 5], 1), ([[]], 0), ([], 1)]
+)
+def test_chunks_of_plain_arguments_are_sent_together_up_to_others(items, plain):
+    submitted, held = [], []
+
+    def together(step):
+        has_more = step()
+        held[:] = submitted
+        return has_more
+
+    calls = mapping.calls_of((items,))
+    futures = list(batches.in_batches(calls, 2, 7, lambda label: Batched(label, submitted), together))
+    assert len(held) == plain
+    assert [call for _, calls in submitted for call in calls] == [(item,) for item in items]
+    filled = [label for label, calls in submitted if calls]
+    assert filled == list(range(7, 7 + len(items), 2)) and futures == [f"future of {n}" for n in filled]
 
 
 def chunks_of(*chunks):

@@ -212,7 +212,8 @@ class FutureSubmitter:
                 return batches.EachBatch(session, options, function, prepared, label, store_client)
             return batches.WholeBatch(session, options, function, prepared, label)
 
-        return batches.in_batches(calls, chunksize, label, begin)
+        together = self._session.submitter.send_together if are_all_taken and not is_each else None
+        return batches.in_batches(calls, chunksize, label, begin, together)
 
     def _first_together(
         self, calls: Iterator[tuple[Any, ...]], submit: Callable[[tuple[Any, ...]], Future[Any]]

@@ -212,19 +212,50 @@ class EachBatch(WholeBatch):
         return self._futures
 
 
+Together = Callable[[Callable[[], bool]], bool]
+"""Type of `Submitter.send_together`."""
+
+
 def in_batches(
-    calls: Iterator[tuple[Any, ...]], size: int, label: int, begin: Callable[[int], Batch]
+    calls: Iterator[tuple[Any, ...]],
+    size: int,
+    label: int,
+    begin: Callable[[int], Batch],
+    together: Together | None = None,
 ) -> Iterator[Future[Any]]:
     """Submit calls in batches of `size`, and yield the futures. `begin` makes a batch for the label of its first call;
-    `label` is the label of the very first call."""
+    `label` is the label of the very first call. `together`: all are submitted now; those with plain arguments, whose
+    pickling runs no code of the user's, are sent together."""
     columns = calls.columns if type(calls) is mapping.Quiet else None
-    for first in count(label, size):
+    labels = count(label, size)
+    read: Any = None  # columns that are not submitted yet
+    if columns is not None and together is not None:
+        futures: list[Future[Any]] = []
+
+        def step() -> bool:
+            nonlocal read
+            read = columns(size)
+            if not chunks.are_plain(read):
+                return False
+            batch = begin(next(labels))
+            batch.add_columns(read)
+            futures.extend(batch.submit())
+            read = None
+            return len(batch) == size
+
+        while together(step):
+            pass
+        yield from futures
+        if read is None:
+            return
+    for first in labels:
         batch, failure = begin(first), None
         try:
-            if columns is not None:
-                batch.add_columns(columns(size))
-            else:
+            if columns is None:
                 batch.add_all(islice(calls, size))
+            else:
+                batch.add_columns(columns(size) if read is None else read)
+                read = None
         except Exception as error:  # items that were read before the input raises are a batch, too
             failure = error
         yield from batch.submit()
