@@ -93,9 +93,8 @@ class Chunk:
         """Return the payload for `run` and `run_each`. `items`: which item of the chunk each call is, if some are
         missing."""
         if self._is_plain:
-            columns = tuple([_folded(column) for column in self._columns])
-            fields: Any = items, self._seconds, columns or self._calls
-            return pickle.dumps(fields, 5) + serialize.label_bytes(label)
+            fields: Any = items, self._seconds, tuple(map(_folded, self._columns)) or self._calls
+            return pickle.dumps(fields, 5) + label.to_bytes(serialize.LABEL, "little")
         common = [payload for _, payload in self._shared.values()]
         fields = items, self._seconds, self._state is not None, common, self._calls
         return serialize.dump(fields, store, label)

@@ -240,8 +240,8 @@ def in_batches(
             batch = begin(next(labels))
             batch.add_columns(read)
             futures.extend(batch.submit())
-            read = None
-            return len(batch) == size
+            is_full, read = len(read[0]) == size, None
+            return is_full
 
         while together(step):
             pass

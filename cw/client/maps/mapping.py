@@ -98,6 +98,8 @@ class Quiet(Iterator[tuple[Any, ...]]):
         start = self._place
         self._place = end = start + size
         columns = [each[start:end] for each in self._inputs]
+        if len(columns) == 1:
+            return columns
         shortest = min(map(len, columns))
         return columns if shortest == size else [column[:shortest] for column in columns]
 

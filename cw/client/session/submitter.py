@@ -182,7 +182,8 @@ class Submitter:
 
     def add(self, submission: Submission, tag: Any, options: JobOptions = NO_OPTIONS) -> int:
         """Queue a job; returns its number. Raises NotPicklable, UnstableKey, RuntimeError if the session is closed."""
-        self._make_room(submission.payload)
+        if self._jobs.is_full(size := len(submission.payload)) or size > memory.LARGE:
+            self._make_room(submission.payload)
         number = 0
         try:
             with self.lock:
@@ -192,7 +193,7 @@ class Submitter:
                 call = submission.call
                 if type(call) is Call and hasattr(tag, "stored_key"):
                     tag.stored_key = call.result_key
-                chosen = self._calls.objects.options_number(options)
+                chosen = 0 if options is NO_OPTIONS else self._calls.objects.options_number(options)
                 if submission.met:
                     held = Dependent(
                         submission.function, function, chosen, submission.payload, tag, call, options
