@@ -127,15 +127,18 @@ class Assignment:
 
     def _send_ahead(self, runner: PooledRunner, most: int) -> list[Action]:
         backlog, jobs, size = self._held.backlog, [], 0
+        serves, needs, function = runner.serves, runner.needs, None
         for _ in range(most):
             job = backlog[0]
             size += len(job.payload)
-            if job.context != runner.serves or job.needs is not runner.needs or size > AHEAD_BYTES:
+            if job.context != serves or job.needs is not needs or size > AHEAD_BYTES:
                 break
             if job.excluded_slot is not None:
                 break
-            if job.function.estimate.seconds > AHEAD_SECONDS or not job.function.is_ready():
-                break
+            if job.function is not function:
+                function = job.function
+                if function.estimate.seconds > AHEAD_SECONDS or not function.is_ready():
+                    break
             jobs.append(backlog.popleft())
         runner.sent.extend(jobs)
         return [SendJobs(runner, jobs)] if jobs else []
