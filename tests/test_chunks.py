@@ -41,7 +41,10 @@ def echo(value):
 
 def columns_of(*columns, **settings):
     chunk = Chunk(**settings)
-    chunk.add_columns(columns)
+    if chunks.are_plain(columns):
+        chunk.add_columns(columns)
+    else:
+        chunk.add_all(zip(*columns, strict=True))
     return chunk
 
 

@@ -18,6 +18,7 @@ import cw
 from cw.client.futures.future import Future
 from cw.client.maps import batches, mapping
 from cw.net import messages as m
+from cw.payloads import chunks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +81,11 @@ class Batched:
         return len(self.calls)
 
     def add_columns(self, columns):
-        self.calls = list(zip(*columns, strict=True))
+        assert chunks.are_plain(columns)
+        self.add_all(zip(*columns, strict=True))
+
+    def add_all(self, calls):
+        self.calls = list(calls)
 
     def submit(self):
         self.submitted.append((self.label, self.calls))

@@ -3,7 +3,8 @@
     client   Chunk.add(args), ... --> payload     runner   run, run_each: for each call a fresh function and arguments
 
 Arguments that share nothing are pickled together; in columns, if they were read ahead: all first arguments, all second
-ones. Others are pickled call by call, when they are read. A large one that many calls have is pickled once.
+ones; those of a range as its ends. Others are pickled call by call, when they are read. A large one that many calls
+have is pickled once.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ class Chunk:
         return len(self._columns[0]) if self._columns else len(self._calls)
 
     def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Add the calls of an empty chunk: the first arguments of all, the second ones, ... Raises NotPicklable."""
-        if self._is_plain and columns and are_plain(columns):
+        """Add the calls of an empty chunk: the first arguments of all, the second ones, ... which `are_plain`. Raises
+        NotPicklable."""
+        if self._is_plain:
             self._columns = tuple(columns)
         else:
             self.add_all(zip(*columns, strict=True))

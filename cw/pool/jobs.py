@@ -62,8 +62,9 @@ class JobMaker:
 
         def submit_chunk(batch: tuple[tuple[Any, ...], ...], place: int, tag: Any) -> None:
             chunk = chunks.Chunk(function, prepared.inline_state, seconds)
-            if batch[0] and len(set(map(len, batch))) == 1:
-                chunk.add_columns(tuple(zip(*batch, strict=True)))
+            columns = tuple(zip(*batch, strict=True)) if len(set(map(len, batch))) == 1 else ()
+            if columns and chunks.are_plain(columns):
+                chunk.add_columns(columns)
             else:
                 chunk.add_all(batch)
             session.submitter.add(ManyCalls(session.calls, function, chunk, prepared, place), tag)

@@ -101,7 +101,7 @@ class Batch(Protocol):
         them raises."""
 
     def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Add calls that were read ahead: the first arguments of all, the second ones, ..."""
+        """Add calls that were read ahead: the first arguments of all, the second ones, ... which are plain."""
 
     def submit(self) -> Iterable[Future[Any]]:
         """Submit the added calls, if any, and return their futures."""
@@ -253,9 +253,11 @@ def in_batches(
         try:
             if columns is None:
                 batch.add_all(islice(calls, size))
+            elif chunks.are_plain(read := read or columns(size)):
+                batch.add_columns(read)
             else:
-                batch.add_columns(columns(size) if read is None else read)
-                read = None
+                batch.add_all(zip(*read, strict=True))
+            read = None
         except Exception as error:  # items that were read before the input raises are a batch, too
             failure = error
         yield from batch.submit()
