@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import mmap
 import os
+import random
 import resource
 import struct
 import tracemalloc
@@ -13,9 +15,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cw.errors import ProtocolError
-from cw.net import batches, wire
+from cw.net import batches, memory, wire
 from cw.net import messages as m
 from cw.net.schema import SPECS
+
+F_SEAL_FUTURE_WRITE = 0x10  # of fcntl(2); Python has no name for it
 
 HELLO = m.Hello("client", "ab" * 16, "cd" * 16, m.PROTOCOL, [3, 11], "0.1", "node7", 4711, {})
 SUBMIT = m.Submit([7, 8], [1, 1], [0, 2], [b"seven", b"eight!"])
@@ -324,6 +328,32 @@ def test_the_socket_may_write_a_large_payload_where_it_stays():
     assert decoder.direct() is None
     assert message.payloads[0].obj is memories[0].obj and len(memories) == 1
     assert bytes(message.payloads[0][10:1010]) == b"x" * 1000
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 256 * 1024])
+def test_a_large_payload_for_a_memory_file_is_written_to_it_without_a_fault_for_each_page(size):
+    payload = random.Random(size).randbytes(2 * wire.PIECE + 12345)
+    data = memoryview(bytes_of(m.Results([1], [m.DONE], [0.5], [payload]), SUBMIT))
+    decoder, found = wire.Decoder(memory.allocate), []
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for start in range(0, len(data), size):
+        assert decoder.direct() is None
+        found += decoder.feed(data[start : start + size])
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    assert faults < len(payload) // mmap.PAGESIZE // 2
+    results, submit = found
+    assert submit == SUBMIT and memory.file_of(results.payloads[0])
+    assert plain(results) == m.Results([1], [m.DONE], [0.5], [payload])
+
+
+def test_a_memory_file_that_the_system_has_no_room_for_costs_its_sender_the_connection():
+    fd = os.memfd_create("full", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 2 * wire.LARGE)
+    file = memory.mapped(fd, 2 * wire.LARGE)
+    decoder = wire.Decoder(lambda size: file)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)  # it takes no bytes, as a full one
+    with pytest.raises(ProtocolError, match="no memory"):
+        decoder.feed(bytes_of(m.Results([1], [m.DONE], [0.5], [bytes(2 * wire.LARGE)])))
 
 
 def test_control_messages_overtake_a_large_payload_between_its_pieces():

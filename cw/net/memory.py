@@ -164,6 +164,23 @@ def write(fd: int, parts: Sequence[Any]) -> int:
     return fd
 
 
+def file_of(view: memoryview) -> Memory | None:
+    """Return the memory file that these bytes are, all of it; None: they are none."""
+    file = view.obj
+    return file if isinstance(file, Memory) and len(file) == len(view) else None
+
+
+def fill(target: memoryview, position: int, data: memoryview) -> None:
+    """Copy data to this place of allocated memory. A file is written to, see `write`. Raises OSError."""
+    file = file_of(target)
+    if file is None:
+        target[position : position + len(data)] = data
+        return
+    while data:
+        written = os.pwrite(file.fd, data, position)
+        position, data = position + written, data[written:]
+
+
 def mapped(fd: int, size: int) -> memoryview:
     """Map a memory file of this size; the memory owns the descriptor from now on. Raises OSError."""
     try:
@@ -201,18 +218,18 @@ def fresh(payload: Any) -> Any:
     if isinstance(payload, bytes):
         return payload
     view = memoryview(payload)
-    if isinstance(view.obj, Memory) and len(view) == len(view.obj):
+    if (file := file_of(view)) is not None:
         with contextlib.suppress(OSError):  # no descriptor left
-            return memoryview(mmap.mmap(view.obj.fd, len(view), flags=mmap.MAP_PRIVATE))
+            return memoryview(mmap.mmap(file.fd, len(view), flags=mmap.MAP_PRIVATE))
     return view.toreadonly()
 
 
 def read_only(payload: Any) -> memoryview:
     """Map a memory file read-only; a read-only view of other payloads."""
     view = memoryview(payload)
-    if isinstance(view.obj, Memory) and len(view) == len(view.obj):
+    if (file := file_of(view)) is not None:
         with contextlib.suppress(OSError):  # no descriptor left
-            return memoryview(mmap.mmap(view.obj.fd, len(view), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+            return memoryview(mmap.mmap(file.fd, len(view), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
     return view.toreadonly()
 
 
@@ -221,10 +238,6 @@ def as_file(payload: Any) -> Memory:
 
     Raises OSError.
     """
-    if (
-        isinstance(payload, memoryview)
-        and isinstance(payload.obj, Memory)
-        and len(payload) == len(payload.obj)
-    ):
-        return payload.obj
+    if isinstance(payload, memoryview) and (file := file_of(payload)) is not None:
+        return file
     return _store([payload], len(payload)).obj  # type: ignore[return-value]

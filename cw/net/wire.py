@@ -13,8 +13,8 @@
 
 `encode(message)` gives frames as lists of buffers, without copying large payloads.
 `Decoder.feed(data)` gives messages; sizes are checked before anything is allocated. While a large
-payload arrives, `Decoder.direct()` is the memory into which the socket may write directly.
-No socket, no state beyond the current frame.
+payload arrives, `Decoder.direct()` is the memory into which the socket may write directly (a memory
+file is written to instead). No socket, no state beyond the current frame.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cw import errors
 from cw.errors import ProtocolError
 from cw.net import messages as m
 from cw.net.batches import split
-from cw.net.memory import LARGE, Memory, as_file, from_file, private
+from cw.net.memory import LARGE, Memory, as_file, file_of, fill, from_file, private
 from cw.net.schema import LISTS, SPECS, Spec
 
 if sys.byteorder != "little":  # columns travel as they lie in memory
@@ -249,6 +249,9 @@ class Decoder:
 
     def feed(self, data: bytes | memoryview) -> list[Any]:
         """Decode what a socket gave. Returns the messages that are now complete, in order."""
+        found: list[Any] = []
+        if self._piece_left:
+            data = self._take_pieces(memoryview(data), found)
         if self._tail:
             if len(data) < self._missing:
                 # Growing in place avoids that a frame which comes in small parts is copied for each of them.
@@ -261,16 +264,8 @@ class Decoder:
             self._tail = b""
         else:
             data = bytes(data)
-        found: list[Any] = []
         position, end = 0, len(data)
         while True:
-            if self._piece_left:
-                taken = min(self._piece_left, end - position)
-                self._memory[self._filled : self._filled + taken] = data[position : position + taken]
-                position += taken
-                self._advance(taken, found)
-                if self._piece_left:
-                    return found
             if end - position < _HEAD:
                 self._missing = _HEAD - (end - position)
                 break
@@ -278,7 +273,7 @@ class Decoder:
             body = position + _HEAD
             if kind == PIECE_KIND:
                 self._begin_piece(size)
-                position = body
+                position = end - len(self._take_pieces(memoryview(data)[body:], found))
                 continue
             if kind == ABORT_KIND:
                 self._abort(is_empty=not (size or flags or zero))
@@ -297,8 +292,8 @@ class Decoder:
         return found
 
     def direct(self) -> memoryview | None:
-        """The memory for the next bytes if they are part of a large payload; otherwise None."""
-        if not self._piece_left:
+        """The memory for the next bytes if they are part of a large payload, and not for a file; otherwise None."""
+        if not self._piece_left or file_of(self._memory) is not None:
             return None
         return self._memory[self._filled : self._filled + self._piece_left]
 
@@ -307,6 +302,24 @@ class Decoder:
         found: list[Any] = []
         self._advance(count, found)
         return found
+
+    def _take_pieces(self, data: memoryview, found: list[Any]) -> memoryview:
+        """Copy the rest of the piece that has begun, and those that follow it, to their places. Returns the rest."""
+        while True:
+            taken = data[: self._piece_left]
+            try:
+                fill(self._memory, self._filled, taken)
+            except OSError as error:
+                raise ProtocolError(f"a payload for which there is no memory: {error}") from None
+            self._advance(len(taken), found)
+            data = data[len(taken) :]
+            if self._piece_left or len(data) < _HEAD:
+                return data
+            size, kind, _, _ = HEADER.unpack_from(data)
+            if kind != PIECE_KIND:
+                return data
+            self._begin_piece(size)
+            data = data[_HEAD:]
 
     def _advance(self, count: int, found: list[Any]) -> None:
         self._filled += count
