@@ -47,6 +47,7 @@ WORKLOADS = (
     "million_stored",
     "large_stored",
     "encrypted",
+    "machines",
     "share",
 )
 HERE = Path(__file__).resolve().parent.parent

@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, ClassVar
 
+from benchmarks import namespaces
 from benchmarks.functions import whoami
 from benchmarks.processes import siblings_named
 
 PEER_EXIT_LIMIT = 20.0
+PEER_START_LIMIT = 60.0
 
 
 class System:
@@ -206,6 +209,24 @@ class CwMachines(CwEncrypted):
             stack.enter_context(Program("benchmarks.far_worker", f"127.0.0.1:{port}"))
 
 
+class CwNamespaces(CwWorkers):
+    """A client, a master and a worker, each in a network namespace of its own."""
+
+    label = "cw, machines apart"
+
+    def _start(self, stack: ExitStack, slots: int) -> tuple:
+        middle, far = namespaces.machines(stack)
+        port = 5494
+        stack.enter_context(Program("cw.master", "--port", str(port), enter=middle.enter))
+        worker = ("cw.worker", f"{namespaces.MIDDLE_FROM_FAR}:{port}", "-n", str(slots))
+        stack.enter_context(Program(*worker, enter=far.enter))
+        return (namespaces.MIDDLE, port)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return super().missing() or namespaces.why_not()
+
+
 class CwCrowd(CwWorkers):
     """A master, and one process that plays all the workers."""
 
@@ -306,10 +327,10 @@ class CwThreadStored(CwThread):
 
 
 class Program:
-    """`python -m MODULE`, ended by SIGTERM at the end of the block."""
+    """`python -m MODULE`, ended by SIGTERM at the end of the block. `enter`: what its command begins with."""
 
-    def __init__(self, module: str, *args: str, **options: Any) -> None:
-        command = [sys.executable, "-m", module, *args]
+    def __init__(self, module: str, *args: str, enter: Sequence[str] = (), **options: Any) -> None:
+        command = [*enter, sys.executable, "-m", module, *args]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
 
     def __enter__(self) -> Program:
@@ -628,6 +649,56 @@ class DaskEncrypted(Dask):
         return {"protocol": "tls://", "security": Security.temporary()}
 
 
+class DaskNamespaces(Dask):
+    """A client, a scheduler and workers, each in a network namespace of its own; the workers share one."""
+
+    label = "dask.distributed, machines apart"
+    modules = DaskEncrypted.modules
+
+    def __init__(self, slots: int) -> None:
+        from distributed import Client, Security
+
+        security = Security.temporary()
+        with ExitStack() as stack:
+            middle, far = namespaces.machines(stack)
+            port = 8786
+            files = _tls_files(security)
+            at = f"tls://{namespaces.MIDDLE_FROM_FAR}:{port}"
+            stack.enter_context(
+                Program("distributed.cli.dask_scheduler", "--protocol", "tls", "--port", str(port),
+                        "--no-dashboard", *files, enter=middle.enter)
+            )  # fmt: skip
+            stack.enter_context(
+                Program("distributed.cli.dask_worker", at, "--nworkers", str(slots), "--nthreads", "1",
+                        "--no-dashboard", *files, enter=far.enter)
+            )  # fmt: skip
+            self._client = stack.enter_context(
+                Client(f"tls://{namespaces.MIDDLE}:{port}", security=security, timeout=PEER_START_LIMIT)
+            )
+            self._client.wait_for_workers(slots, PEER_START_LIMIT)
+            self._stack = stack.pop_all()
+
+    def close(self):
+        self._stack.close()
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return super().missing() or namespaces.why_not()
+
+
+def _tls_files(security: Any) -> list[str]:
+    """Write the keys of a dask cluster to files; returns options of its programs."""
+    options = []
+    for option, text in (
+        ("ca-file", security.tls_ca_file),
+        ("cert", security.tls_worker_cert),
+        ("key", security.tls_worker_key),
+    ):
+        Path(option).write_text(text)
+        options += [f"--tls-{option}", os.path.abspath(option)]
+    return options
+
+
 class JoblibDask(Joblib):
     label = "joblib, dask"
     modules = ("joblib", *Dask.modules)
@@ -752,6 +823,7 @@ SYSTEMS: dict[str, type[System]] = {
     "cw-joiners": CwJoiners,
     "cw-encrypted": CwEncrypted,
     "cw-machines": CwMachines,
+    "cw-namespaces": CwNamespaces,
     "cw-pool": CwPool,
     "bare-loop": BareLoop,
     "pool": Pool,
@@ -771,5 +843,6 @@ SYSTEMS: dict[str, type[System]] = {
     "parsl": Parsl,
     "dask": Dask,
     "dask-encrypted": DaskEncrypted,
+    "dask-namespaces": DaskNamespaces,
     "ipyparallel": Ipyparallel,
 }
