@@ -1,6 +1,9 @@
 """Memory files: written once, sealed, mapped by who receives them."""
 
+import ctypes
+import mmap
 import os
+import resource
 
 import pytest
 
@@ -67,14 +70,71 @@ def test_half_of_the_memory_is_that_of_the_machine_or_less():
 
 
 def test_private_memory_has_exactly_the_size_asked_for():
-    for size in 0, 1, 5000, memory.MAPPED, memory.MAPPED + 1:
+    for size in 0, 1, 5000, memory.WARM, memory.WARM + 1, memory.MAPPED + 1:
         allocated = memory.private(size)
         assert len(allocated) == size and not allocated.readonly
 
 
+SIZE = 2 * memory.WARM
+
+
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """No memory is kept yet, and no more than three pieces of SIZE will be."""
+    monkeypatch.setattr(memory, "_kept", [])
+    monkeypatch.setattr(memory, "KEPT", 3 * SIZE)
+
+
+def place(view):
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def test_private_memory_is_lent_again_when_nobody_sees_it_any_more(nothing_kept):
+    first = memory.private(SIZE)
+    at, part = place(first), first[10:20]
+    del first
+    second = memory.private(SIZE)
+    assert place(second) != at  # a part of it is still seen
+    del part
+    assert place(memory.private(SIZE)) == at
+    assert place(memory.private(2 * SIZE)) != at
+
+
+def test_a_payload_fits_into_the_memory_of_one_of_about_its_size(nothing_kept):
+    allocated = memory.private(SIZE + 12345)
+    at = place(allocated)
+    del allocated
+    again = memory.private(SIZE + 1)
+    assert place(again) == at and len(again) == SIZE + 1
+
+
+def test_memory_that_is_lent_again_costs_no_faults(nothing_kept):
+    for faults in "some", "none":
+        allocated = memory.private(SIZE)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for position in range(0, SIZE, mmap.PAGESIZE):
+            allocated[position] = 1
+        count = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        assert count > 0 if faults == "some" else count < 10
+        del allocated
+
+
+@pytest.mark.parametrize("most", [3, 2])
+def test_a_bounded_share_of_unused_memory_is_kept(nothing_kept, monkeypatch, most):
+    monkeypatch.setattr(memory, "MOST_KEPT", most)
+    several = [memory.private(SIZE) for _ in range(5)]
+    newest = [place(allocated) for allocated in several[-most:]]
+    while several:
+        del several[0]
+    assert [place(memoryview(pages)) for pages in memory._kept] == newest
+    assert memory.private(4 * SIZE)  # and is gone at once
+    assert sum(map(len, memory._kept)) <= memory.KEPT
+
+
 def test_a_forked_child_does_not_write_into_its_parents_memory():
-    for size in 1, memory.MAPPED:
+    for size in 1, memory.WARM:
         allocated = memory.private(size)
+        allocated[0] = 0
         if not (child := os.fork()):
             allocated[0] = 1
             os._exit(0)

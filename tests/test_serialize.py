@@ -5,7 +5,6 @@ import asyncio
 import collections
 import contextlib
 import gc
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -156,13 +155,14 @@ def test_a_large_payload_is_what_store_makes_of_its_parts():
     assert len(args[0].data) == size and len(stored) == 2
 
 
-def test_a_very_large_payload_is_mapped_memory(monkeypatch):
+def test_a_very_large_payload_is_in_private_memory(monkeypatch):
     monkeypatch.setattr(layout, "LARGE", 2 * BIG)
-    for module in layout, memory:
-        monkeypatch.setattr(module, "MAPPED", 4 * BIG)
+    monkeypatch.setattr(layout, "MAPPED", 4 * BIG)
+    asked = []
+    monkeypatch.setattr(layout, "private", lambda size: asked.append(size) or memory.private(size))
     payload = serialize.dump(Buffer(bytearray(4 * BIG)))
-    assert type(payload) is memoryview and type(payload.obj) is mmap.mmap
-    arrived = serialize.load(bytes(payload))  # from immutable memory: copied into a mapping of its own
+    arrived = serialize.load(bytes(payload))  # from immutable memory: copied into memory of its own
+    assert type(payload) is memoryview and asked == [len(payload)] * 2
     assert not arrived.data.readonly
 
 
