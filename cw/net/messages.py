@@ -9,9 +9,10 @@ The sender tracks which of a session's objects the receiver holds (`cw.net.objec
 are needed, and `Forget`, so no receiver ever has to ask.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 # isort: off
+from cw.named_tuple import NamedTuple
 from cw.net.peer_messages import (
     PROTOCOL as PROTOCOL, Capacity as Capacity, Drain as Drain, Draining as Draining, End as End, Forgive as Forgive,
     Goodbye as Goodbye, Heartbeat as Heartbeat, Hello as Hello, InventoryEnd as InventoryEnd, Lent as Lent,

@@ -1,7 +1,8 @@
 """Messages of observers, and what clients tell for them. Part of `cw.net.messages`."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
+from cw.named_tuple import NamedTuple
 from cw.net.schema import Bound, Leg, Line, Payloads, TimeLeft, U32s, batch, is_text, record
 
 LISTED = 100

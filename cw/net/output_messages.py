@@ -6,8 +6,7 @@ runner: pipes, and Printed ---> worker ---> Output, Kept ---> master ---> JobOut
 All of them go in the data lane: what a job printed comes before its result.
 """
 
-from typing import NamedTuple
-
+from cw.named_tuple import NamedTuple
 from cw.net.schema import Leg, Payloads, U8s, U32s, U64s, batch, record
 
 # Where a job wrote: the `streams` of Output and JobOutput.

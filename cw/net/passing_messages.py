@@ -5,8 +5,7 @@ master ---> OpenPort --> a worker that has it ---> PortOpened ---> master
 master ---> Fetch -----> worker ---> Want ---> the other worker ---> Objects ---> worker ---> Held ---> master
 """
 
-from typing import NamedTuple
-
+from cw.named_tuple import NamedTuple
 from cw.net.schema import Digest as DigestText
 from cw.net.schema import Hosts, Leg, Line, Port, U32s, U64s, batch, record
 

@@ -1,7 +1,8 @@
 """Messages about the peers themselves: identity, state, departure. Part of `cw.net.messages`."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.named_tuple import NamedTuple
 from cw.net.schema import Depths, Idents, Leg, Line, Sessions, TimeLeft, record
 
 PROTOCOL = 6

@@ -21,9 +21,10 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 from cw.errors import ProtocolError
+from cw.named_tuple import NamedTuple
 
 Message = TypeVar("Message", bound=type[tuple[Any, ...]])
 

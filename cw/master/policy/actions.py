@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.master.policy.jobs import Job, SessionKey, WorkerKey
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 
 WorkerMessage = m.Recall | m.Stop | m.TakeBack | m.Claim | m.Release

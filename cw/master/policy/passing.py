@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from cw.master.policy.jobs import WorkerKey
+from cw.named_tuple import NamedTuple
 from cw.net.objects import Key
 
 WORKERS = 8

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 from cw.net.objects import Object
 from cw.worker.policy.jobs import WorkerJob

@@ -16,7 +16,8 @@ to report their outcomes.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+
+from cw.named_tuple import NamedTuple
 
 REPEATED_SECONDS = 2.0
 """Time after a SIGTERM in which another one counts as the same (seconds): Slurm sends it twice within 50 ms."""
