@@ -51,6 +51,26 @@ def test_a_runner_has_the_modules_of_a_forkserver_that_python_starts(cluster):
     assert {*here.split()} - {*alone.split()} <= of_zygote
 
 
+def test_python_looks_for_garbage_in_runners_but_not_among_modules(cluster):
+    def looks():
+        import gc
+
+        return gc.isenabled(), gc.get_freeze_count(), sum(gc.get_count())
+
+    with cw.ClusterExecutor() as executor:
+        is_enabled, frozen, rest = executor.submit(looks).result(LIMIT)
+    assert is_enabled and frozen > 20_000 and rest < 5_000
+
+
+def test_a_program_that_collects_rarely_leaves_its_modules_out():
+    code = (
+        "import gc; gc.disable(); from cw import program; program.collect_rarely();"
+        "print(gc.isenabled(), gc.get_freeze_count() > 5000, gc.get_count()[0] < 500, gc.get_threshold()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True", "20000"]
+
+
 def test_no_process_holds_what_another_was_given(cluster):
     worker = worker_of(cluster)
     (forkserver,) = children_of(worker)

@@ -56,7 +56,7 @@ class Parts(NamedTuple):
 def main() -> None:
     """Run as the zygote: `sys.argv[1]` has the parts."""
     parts = Parts.from_text(sys.argv[1])
-    gc.disable()  # imports leave no garbage, and what collections touch would be copied in each child
+    gc.disable()  # imports leave no garbage; each part calls `program.collect_from_now_on`
     own = {*parts.descriptors}
     if parts.master is not None:
         from cw.net import connection, objects  # noqa: F401
@@ -74,7 +74,6 @@ def main() -> None:
         from cw import program
         from cw.worker import cli
 
-        gc.enable()
         program.run("cw.worker", cli.main)
     finally:
         early.end()
@@ -96,7 +95,6 @@ def _fork_master(part: MasterPart, others: set[int]) -> None:
     from cw import program
     from cw.master import cli
 
-    gc.enable()
     program.run("cw.master", cli.main)
 
 

@@ -83,10 +83,7 @@ def end() -> None:
 
 
 def _serve(fd: int) -> NoReturn:
-    import gc
-
     os.setsid()
-    gc.enable()
     processes.show_as([sys.executable, "-m", "cw.worker.runners.forkserver"])
     sys.argv[:] = sys.argv[:1]
     forkserver.main(fd)

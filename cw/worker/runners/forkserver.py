@@ -27,6 +27,7 @@ import time
 from collections.abc import Container
 from typing import Any
 
+from cw import program
 from cw.machine.oom import OomKills
 from cw.payloads import serialize
 from cw.runner import channel, output_channel, runner
@@ -267,6 +268,7 @@ def main(fd: int) -> None:
     # Runners inherit the handlers and their stack: a crash leaves a trace on their stderr.
     faulthandler.enable(2, all_threads=False)
     serialize.load_what_errors_take()
+    program.collect_from_now_on()  # here and in the runners
     orders = socket.socket(fileno=fd)
     orders.set_inheritable(False)
     server = Forkserver(orders)
