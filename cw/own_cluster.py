@@ -48,12 +48,13 @@ _lock = threading.RLock()  # reentrant: a signal's handler may make a client
 
 
 def cluster_for(
-    user: User, local: bool | int | None, size: int | None, is_patient: bool
+    user: User | None, local: bool | int | None, size: int | None, is_patient: bool
 ) -> LocalCluster | None:
     """Return the own cluster for a client that names no host; None: it looks for its master.
 
     `local`: as for ClusterExecutor. `size`: the number of slots, if `local` gives none; None: one for each usable CPU.
-    `is_patient`: the client waits for a master for a time that the user has chosen.
+    `is_patient`: the client waits for a master for a time that the user has chosen. `user`: None if it is not there
+    yet; until it is, the cluster ends when another one is started.
 
     Raises ConnectionError if there is no cluster and none may be made, and LaunchError, StartRefused, TypeError,
     ValueError.
@@ -103,7 +104,7 @@ def _is_shared_in_use() -> bool:
     return is_innermost and not os.environ.get("CW_MASTER")
 
 
-def _get(user: User, size: int | None, is_told: bool = False) -> LocalCluster:
+def _get(user: User | None, size: int | None, is_told: bool = False) -> LocalCluster:
     """Return a cluster of this size, or the shared one; it is started if there is none. `is_told`: no line says so."""
     slots = usable_cpus() if size is None else size
     found = _shared if size is None and _shared is not None and _shared.slots >= slots else None
@@ -111,8 +112,9 @@ def _get(user: User, size: int | None, is_told: bool = False) -> LocalCluster:
     return _use(user, found or _start(slots, is_told))
 
 
-def _use(user: User, cluster: LocalCluster) -> LocalCluster:
-    _users[user] = cluster
+def _use(user: User | None, cluster: LocalCluster) -> LocalCluster:
+    if user is not None:
+        _users[user] = cluster
     return cluster
 
 

@@ -106,8 +106,10 @@ ahead: list[Callable[[], object]] = []
 
 
 def load_ahead() -> None:
-    """Load these modules, in a time in which the program waits anyway."""
-    for load in ahead:
+    """Load these modules once, in a time in which the program waits anyway."""
+    loads = ahead[:]
+    ahead.clear()
+    for load in loads:
         load()
 
 

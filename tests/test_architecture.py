@@ -33,6 +33,7 @@ FLOORS = [
     "scripts.script", "scripts.kept_output", "scripts.__init__",
     "client.amap",
     "client.map", "client.__init__", "client.original", "client.thread", "client.futures.remote", "client.executor",
+    "client.executor_parts",
     "client.with_options", "client.futures.future_submitter", "client.slot_count", "client.maps.batches",
     "client.maps.mapping",
     "client.maps.async_map", "client.futures.async_end", "client.shown",
@@ -600,6 +601,11 @@ def test_the_master_cannot_unpickle():
 def test_import_cw_is_cheap_and_gives_all_public_names():
     loaded = loaded_by("import cw")
     assert loaded & {"cw.client", "cw.master", "cw.worker", "pickle", "socket", "logging"} == set()
+    loaded = loaded_by("import cw.client.executor, cw.client.map")
+    assert (
+        loaded & {"cw.client.session.session", "cw.net.connection", "cw.payloads", "cloudpickle", "pickle"}
+        == set()
+    )
     # A program that uses all of them has not loaded what `python -m` is to run.
     loaded = loaded_by("import cw; [getattr(cw, name) for name in cw.__all__]")
     assert {"cw.client", "cw.mp", "cw.client.executor"} <= loaded

@@ -165,6 +165,13 @@ def test_jobs_come_from_many_threads_at_once():
     assert dict(calls) == expected
 
 
+def test_the_package_has_the_names_of_its_modules():
+    assert dir(cw.client) == sorted(cw.client.__all__)
+    assert all(isinstance(getattr(cw.client, name), type) or name == "randid" for name in cw.client.__all__)
+    with pytest.raises(AttributeError, match=r"'cw\.client' has no attribute 'Klient'"):
+        cw.client.Klient  # noqa: B018
+
+
 def test_callbacks_run_in_the_client_thread_one_at_a_time():
     seen = set()
     inside = []

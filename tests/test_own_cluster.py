@@ -60,6 +60,48 @@ def start(directory, source, **environment):
 # --- it is made -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "first", ["cw.ClusterExecutor()", "cw.ClusterExecutor(local=1)", "cw.map(square, [1])"]
+)
+def test_its_processes_start_before_the_rest_of_the_client_is_loaded(laptop, first):
+    out, _ = run(
+        laptop,
+        f"""
+        from cw.launch import spawning
+
+        execute = spawning._execute
+        def note_and_execute(*arguments):
+            print("cw.client.session.session" in sys.modules, "cw.net.messages" in sys.modules)
+            return execute(*arguments)
+        spawning._execute = note_and_execute
+
+        if __name__ == "__main__":
+            clients = [{first}, cw.ClusterExecutor(local=3)]
+            print("cw.client.session.session" in sys.modules)
+        """,
+    )
+    assert out.splitlines() == ["False False", "True True", "True"]
+
+
+def test_a_client_with_a_host_starts_none_and_wrong_settings_leave_none(laptop):
+    out, err = run(
+        laptop,
+        """
+        from cw import own_cluster
+
+        if __name__ == "__main__":
+            for settings in ({"host": "127.0.0.1:1"}, {"local": 2, "host": "h"}, {"local": 0}, {"max_workers": 0},
+                             {"local": False, "connect_timeout": 0.01}):
+                try:
+                    cw.ClusterExecutor(**settings)
+                except (cw.ConnectionError, ValueError) as error:
+                    print(type(error).__name__, len(own_cluster._clusters))
+        """,
+    )
+    assert out.split() == ["ConnectionError", "0", "ValueError", "0", "ValueError", "0", "ValueError", "0",
+                           "ConnectionError", "0"], err  # fmt: skip
+
+
 def test_a_program_without_a_cluster_computes_and_one_line_says_how(laptop):
     out, err = run(
         laptop,

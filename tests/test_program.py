@@ -285,13 +285,14 @@ def test_a_start_loads_nothing_that_is_needed_late_or_never(tmp_path, module, la
 
 
 def test_a_program_loads_the_client_while_its_cluster_starts(tmp_path):
-    code = "import sys, cw, cw.mp; cw.mp.allocate(1); print('cw.client.executor' in sys.modules)"
+    code = "import sys, cw, cw.mp; cw.mp.allocate(1); print('cw.client.executor_parts' in sys.modules)"
     assert run_python("-c", code, cwd=tmp_path).stdout == "True\n"
 
 
 def test_a_client_that_cannot_be_loaded_fails_where_it_is_used(tmp_path):
     (tmp_path / "bluelet.py").write_text("raise RuntimeError('not the real one')")
-    code = "import sys; sys.path.insert(0, '.'); import cw; from cw import program; program.load_ahead(); cw.client"
+    code = "import sys; sys.path.insert(0, '.'); import cw; from cw import program; program.load_ahead();"
+    code += "cw.ClusterExecutor(port=1)"
     found = run_python("-c", code, cwd=tmp_path)
     assert found.stderr.count("RuntimeError: not the real one") == 1
     assert "in load_ahead" not in found.stderr

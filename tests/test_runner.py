@@ -429,7 +429,7 @@ def test_modules_that_shadow_standard_ones_do_not_break_a_runner(run, traps, clu
     before = log_of(cluster)
     out = run(f"""
         import sys, os
-        import cw.client
+        import cw.client.executor_parts
         sys.path.insert(0, {str(traps)!r})  # what comes next finds only traps
 
         class Own:
@@ -480,7 +480,7 @@ def test_a_shadowed_module_is_what_the_users_own_code_gets(run, tmp_path):
     out = run("""
         import sys
         here = sys.path.pop(0)
-        import cw.client, signal  # cw loads the standard ones here
+        import cw.client.executor_parts, signal  # cw loads the standard ones here
         sys.path.insert(0, here)
         def look():
             import fractions

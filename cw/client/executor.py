@@ -1,43 +1,31 @@
-"""`ClusterExecutor`: a complete `concurrent.futures.Executor` whose calls run on the cluster's workers."""
+"""`ClusterExecutor`: a complete `concurrent.futures.Executor` whose calls run on the cluster's workers.
+
+This module loads little, so that the first executor of a program starts the cluster that it needs, and the rest of the
+client is loaded meanwhile (`cw.client.executor_parts`).
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import os
 import warnings
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Iterator
-from concurrent.futures import InvalidStateError
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from cw import guard, html, own_cluster
-from cw.client import shown
-from cw.client.futures.future import Future
-from cw.client.futures.future_submitter import FutureSubmitter
-from cw.client.maps import batches, mapping
-from cw.client.options import ClientSettings, MapArguments, MapSettings, closed_on_error
-from cw.client.session import ending
-from cw.client.session.outcome import Abandoned
-from cw.client.session.session import Session
-from cw.client.slot_count import SlotCount
-from cw.client.store_client import StoreClient
-from cw.client.with_options import Options
-from cw.events import EventLogger
-from cw.requirements import NO_OPTIONS, OptionArguments, takes_options, to_options
+from cw import guard, html, program
+from cw.client.options import ClientSettings, MapArguments, MapSettings
+from cw.requirements import OptionArguments, takes_options, to_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in `typing` from Python 3.11 on
 
-    from cw.client.run_report import RunReport
-    from cw.runs.detaching import Detachment
+    from cw.client.futures.future import Future
+    from cw.client.with_options import Options
 
 P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound="ClusterExecutor")
-
-logger = EventLogger("cw.client")
 
 
 class ClusterExecutor(concurrent.futures.Executor):
@@ -114,25 +102,22 @@ class ClusterExecutor(concurrent.futures.Executor):
         guard.check_import("cw.ClusterExecutor()")  # before a store is opened
         detach = _check_detach(detach, store)
         _warn_of_ignored(mp_context, max_tasks_per_child)
-        run_report = None if report is None else _run_report(report)
-        open_store = _opener_of_stores(durability, retry_errors, seed)
-        store_client = None if store is None else open_store(store)
-        with closed_on_error(store_client):
-            settings = ClientSettings(
-                host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
-                initializer, initargs, self._local if local is None else local, max_workers, forward_logging,
-                modules, files,
-            )  # fmt: skip
-            defaults = to_options({"output": output})
-            self._session = session = Session(settings, _deliver, _notify_started, store_client)
-            _report_to(session, run_report)
-            self._session.start()
-            self._detachment = _detachment(session, detach and (detach, store, host, port, durability))
-        self._slot_count = SlotCount(lambda: session.exchange.link.where, own_cluster.slots_for(session))
-        self._futures = FutureSubmitter(session, store_client, open_store, defaults, self._detachment)
-        self._defaults = Options(self._futures, NO_OPTIONS)
-        # A forgotten shutdown() leaves no thread and no runners behind; the futures are still settled.
-        weakref.finalize(self._futures, self._session.close, is_waiting=True).atexit = False
+        settings = ClientSettings(
+            host, port, connect_timeout, max_outstanding, reconnect_timeout, seed, workdir, lend, max_workers,
+            initializer, initargs, self._local if local is None else local, max_workers, forward_logging,
+            modules, files,
+        )  # fmt: skip
+        if program.ahead:
+            settings.start_cluster()
+            program.load_ahead()
+        from cw.client import executor_parts
+
+        parts = executor_parts.make(settings, store, durability, retry_errors, output, report, detach)
+        self._session = parts.session
+        self._futures = parts.futures
+        self._defaults = parts.defaults
+        self._slot_count = parts.slot_count
+        self._detachment = parts.detachment
 
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -155,7 +140,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
         The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
-        return Options(self._futures, to_options(options), key, version)
+        return type(self._defaults)(self._futures, to_options(options), key, version)
 
     def map(
         self,
@@ -189,6 +174,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         self, fn: Callable[..., T], iterable: Iterable[Iterable[Any]], **settings: Unpack[MapArguments]
     ) -> Iterator[T]:
         """Map as `map` does, with the same settings. Each item is the arguments of a call: `fn(*item)`."""
+        from cw.client.maps import mapping
+
         return self.map(fn, mapping.Tuples(iterable), **settings)
 
     def amap(
@@ -237,6 +224,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         The future is cancelled (`result()` raises CancelledError). The process that runs the call and all processes
         that it has started get SIGINT (a KeyboardInterrupt), a second later SIGTERM, another second later SIGKILL.
         """
+        from cw.client.futures.future import Future
+
         if not isinstance(future, Future) or future._session is not self._session:
             raise ValueError("this future is not of this executor")
         return future.kill()
@@ -270,6 +259,8 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _cancel(self, futures: Collection[Future[Any]]) -> None:
         """End a map of all calls, whose results nobody takes any more."""
+        from cw.client.maps import mapping
+
         mapping.cancel_all(futures)
         self._leave()
 
@@ -319,6 +310,8 @@ class ClusterExecutor(concurrent.futures.Executor):
             await async_end.leave(self._session, self.shutdown, kind)
 
     def _repr_html_(self) -> str | None:
+        from cw.client import shown
+
         return html.shown(lambda: shown.of_executor(self._session, self.slots))
 
     def __reduce__(self) -> Any:
@@ -347,12 +340,6 @@ class SlurmExecutor(ClusterExecutor):
     _local = False
 
 
-def _opener_of_stores(
-    durability: str, retry_errors: bool, seed: int | None
-) -> functools.partial[StoreClient]:
-    return functools.partial(StoreClient, durability=durability, retry_errors=retry_errors, seed=seed)
-
-
 def _check_detach(detach: bool | str, store: str | os.PathLike[str] | None) -> bool | str:
     """Return the setting. Raises TypeError, ValueError, StartRefused."""
     if detach is not False:
@@ -360,42 +347,6 @@ def _check_detach(detach: bool | str, store: str | os.PathLike[str] | None) -> b
 
         detaching.check(detach, store)
     return detach
-
-
-def _detachment(session: Session, settings: Any) -> Detachment | None:
-    """Make what hands over a session's calls, if it detaches. If that fails, the session ends. `settings`: False, or
-    detach, store, host, port and durability."""
-    if settings is False:
-        return None
-    from cw.client.session.handover import Handover
-    from cw.runs import detaching
-
-    detach, store, host, port, durability = settings
-    where = session.exchange.link.where
-    try:
-        place = detaching.Place(
-            os.fspath(store), "" if host is None and port is None else where, where, durability
-        )
-        made = detaching.Detachment(
-            session, Handover(session), detach, place, lambda: ending.unregister_leaver(session)
-        )
-    except BaseException:
-        session.leave_now()
-        raise
-    ending.register_leaver(session, made)
-    return made
-
-
-def _run_report(path: str | os.PathLike[str]) -> RunReport:
-    from cw.client import run_report  # rarely needed
-
-    return run_report.RunReport(path)
-
-
-def _report_to(session: Session, run_report: RunReport | None) -> None:
-    """Let the report take note of all jobs, if one is asked for."""
-    if run_report is not None:
-        session.delivery.report_to(run_report, session.calls.objects.names)
 
 
 def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:
@@ -406,26 +357,3 @@ def _warn_of_ignored(mp_context: Any, max_tasks_per_child: Any) -> None:
     ):
         if value is not None:
             warnings.warn(f"ClusterExecutor ignores {name}: {advice}", UserWarning, stacklevel=3)
-
-
-def _deliver(number: int, tag: Any, error: BaseException | None, value: Any) -> None:
-    if type(tag) is batches.ChunkTag:
-        tag.deliver(number, error, value, _settle)
-    else:
-        _settle(number, tag, error, value)
-
-
-def _settle(number: int, future: Future[Any], error: BaseException | None, value: Any) -> None:
-    try:
-        if error is None:
-            future.set_result(value)
-        elif not isinstance(error, Abandoned) or not future.cancel():
-            future.set_exception(error)
-    except InvalidStateError:
-        pass  # cancelled at this very moment
-    except BaseException:  # Future itself logs a callback's Exception; nothing may end the session's thread
-        logger.error("client.done_callback_failed", "a callback of a future failed", exc_info=True)
-
-
-def _notify_started(number: int, future: Future[Any]) -> None:
-    future.note_running()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from cw import guard
 from cw.client.executor import ClusterExecutor
-from cw.client.maps import mapping
 from cw.client.options import DetachedLoopArguments, MapSettings
 
 if TYPE_CHECKING:
@@ -89,13 +88,19 @@ def map(  # type: ignore[misc]  # (mypy does not see that its keywords are those
     settings = MapSettings(timeout, chunksize, buffersize, None, progress, as_completed, return_exceptions)
     try:
         options = executor.options(key=key, version=version, output=output)
-        if detach is not False:
-            results = options._map(function, iterables, settings, lambda futures: executor._leave_over())
-            return mapping.Results(results, executor._leave_over)
-        return options._map(function, iterables, settings, executor._cancel)
+        if detach is False:
+            return options._map(function, iterables, settings, executor._cancel)
+        results = options._map(function, iterables, settings, lambda futures: executor._leave_over())
+        return _leave_over_after(results, executor)
     except BaseException:
         executor._leave()
         raise
+
+
+def _leave_over_after(results: Iterator[T], executor: ClusterExecutor) -> Iterator[T]:
+    from cw.client.maps import mapping
+
+    return mapping.Results(results, executor._leave_over)
 
 
 def starmap(
@@ -105,4 +110,6 @@ def starmap(
     **settings: Unpack[DetachedLoopArguments],
 ) -> Iterator[T]:
     """Yield the results of `function(*item)` for each item, computed on the cluster. All else is as for `cw.map`."""
+    from cw.client.maps import mapping
+
     return map(function, mapping.Tuples(iterable), **settings)

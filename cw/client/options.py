@@ -7,10 +7,13 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict
 
 from cw import own_cluster
 from cw.requirements import MOST_SECONDS, to_seconds
+
+if TYPE_CHECKING:
+    from cw.mp import LocalCluster
 
 
 class ClientSettings(NamedTuple):
@@ -34,21 +37,29 @@ class ClientSettings(NamedTuple):
     modules: Iterable[str | ModuleType] | bool | None = None
     files: Iterable[str | os.PathLike[str]] | None = None
 
+    def start_cluster(self) -> None:
+        """Start the cluster that `with_cluster` then finds, if there is no other, and load the modules of the client
+        meanwhile. Raises what that raises."""
+        self._find_cluster(None)
+
     def with_cluster(self, user: own_cluster.User) -> ClientSettings:
         """Return them with the host of a cluster of the program's own, if there is no other. Raises ConnectionError,
         LaunchError, StartRefused, TypeError, ValueError."""
-        has_host = self.host is not None or self.port is not None
-        if has_host and self.local:
-            raise ValueError(f"local={self.local} and a host contradict each other: give one of them")
-        if has_host or self.local is False:
-            return self
-        size, is_patient = check_workers(self.size), self.connect_timeout is not None
-        cluster = own_cluster.cluster_for(user, self.local, size, is_patient)
+        cluster = self._find_cluster(user)
         if cluster is None:
             return self
         # A limit that holds anyway would cost: no job could be sent ahead.
         is_limited = self.max_workers is not None and cluster.slots > self.max_workers
         return self._replace(host=cluster.master, max_workers=self.max_workers if is_limited else None)
+
+    def _find_cluster(self, user: own_cluster.User | None) -> LocalCluster | None:
+        has_host = self.host is not None or self.port is not None
+        if has_host and self.local:
+            raise ValueError(f"local={self.local} and a host contradict each other: give one of them")
+        if has_host or self.local is False:
+            return None
+        is_patient = self.connect_timeout is not None
+        return own_cluster.cluster_for(user, self.local, check_workers(self.size), is_patient)
 
 
 class Closable(Protocol):

@@ -14,11 +14,12 @@ from __future__ import annotations
 import enum
 import glob
 import os
+import socket
 import threading
 from typing import NamedTuple
 
 from cw import guard, userdir
-from cw.launch import batch_signs, local_state, status_client
+from cw.launch import batch_signs, local_state
 from cw.net import address
 
 ANSWER_SECONDS = 0.2
@@ -76,6 +77,12 @@ def is_noted() -> bool:
 
 def _answers_at_usual_port() -> bool:
     """True if a master with this user's credential answers there; another user's does not count."""
+    try:
+        socket.create_connection(("127.0.0.1", address.PORT), ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    from cw.launch import status_client  # takes 15 ms, and mostly nobody listens there
+
     found: list[object] = []
 
     def look() -> None:
