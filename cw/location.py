@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+
+from cw.named_tuple import NamedTuple
 
 VARIABLE = "CW_LOCATION"
 """Environment variable with the location of master or worker; set by the launcher that starts them."""

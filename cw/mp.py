@@ -27,7 +27,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw import advice, guard, program
 from cw.cpus import usable_cpus
@@ -39,6 +39,7 @@ from cw.launch.local_parts import Plan
 from cw.launch.local_state import LocalState
 from cw.launch.options import ClusterOptions, takes
 from cw.launch.supervisor import Supervisor
+from cw.named_tuple import NamedTuple
 from cw.net import address
 
 logger = EventLogger("cw.mp")

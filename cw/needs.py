@@ -9,7 +9,9 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from cw.named_tuple import NamedTuple
 
 UNITS_PER_GPU = 10_000
 """Shares into which a device can be divided: fractions are counted in whole numbers, so that sums are exact."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from cw.named_tuple import NamedTuple
 
 IDLE_SECONDS = 60.0
 """Time without a job after which a slot counts as not needed any more (seconds), in the advice on smaller pieces."""

@@ -144,11 +144,11 @@ FLOORS = [
     "net.schema", "net.__init__",
     "credential", "userdir", "program", "advice", "guard", "nested", "nested_link", "events",
     "html", "needs_text", "requirements", "needs", "errors", "cpus", "processes", "location", "version",
-    "named_tuple",
     "machine.memory", "machine.process_memory", "machine.oom", "machine.gpus", "machine.topology", "machine.batch_job",
     "machine.hostfile",
     "machine.groups", "machine.__init__",
     "slot_seconds",
+    "named_tuple",
 ]  # fmt: skip
 
 # Who may import what is not for everybody.

@@ -7,9 +7,10 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from cw import own_cluster
+from cw.named_tuple import NamedTuple
 from cw.requirements import MOST_SECONDS, to_seconds
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import glob
 import os
 import socket
 import threading
-from typing import NamedTuple
 
 from cw import guard, userdir
 from cw.launch import batch_signs, local_state
+from cw.named_tuple import NamedTuple
 from cw.net import address
 
 ANSWER_SECONDS = 0.2

@@ -20,10 +20,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cw import html, program
 from cw.errors import Error
+from cw.named_tuple import NamedTuple
 from cw.processes import look_at
 
 if TYPE_CHECKING:

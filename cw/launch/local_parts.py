@@ -6,11 +6,11 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
 
 from cw import credential
 from cw.launch import launcher, spawning
 from cw.launch.launcher import Child, LaunchError, Lifeline
+from cw.named_tuple import NamedTuple
 from cw.net import address
 from cw.net.sockets import listen_locally
 from cw.payloads import hash_seed

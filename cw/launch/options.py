@@ -10,7 +10,9 @@ import functools
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from cw.named_tuple import NamedTuple
 
 P = ParamSpec("P")
 Options = TypeVar("Options")

@@ -13,11 +13,11 @@ import os
 import select
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from cw import program
 from cw.launch.launcher import START_SECONDS, Child, Lifeline, Process, failure, fork_lock, log_file
 from cw.launch.zygote import MasterPart, Parts
+from cw.named_tuple import NamedTuple
 from cw.processes import look_at
 
 

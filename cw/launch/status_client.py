@@ -11,8 +11,9 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from cw.named_tuple import NamedTuple
 from cw.net import address
 from cw.net import messages as m
 from cw.net.connection import Connection

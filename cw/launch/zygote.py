@@ -18,7 +18,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from cw.named_tuple import NamedTuple
 
 
 class MasterPart(NamedTuple):

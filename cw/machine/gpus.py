@@ -13,9 +13,9 @@ import itertools
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from cw.machine import batch_job
+from cw.named_tuple import NamedTuple
 
 CUDA = "CUDA_VISIBLE_DEVICES"
 ROCR = "ROCR_VISIBLE_DEVICES"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from cw.machine import batch_job
 from cw.machine import groups as control_groups
+from cw.named_tuple import NamedTuple
 
 _FILES = {1: "memory.limit_in_bytes", 2: "memory.max"}
 

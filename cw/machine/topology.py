@@ -6,7 +6,8 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from cw.named_tuple import NamedTuple
 
 ROOT = "/sys/devices/system"
 

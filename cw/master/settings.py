@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from cw.named_tuple import NamedTuple
 
 AWAY = 1.0
 """Time for a worker whose connection broke to come back with all that it holds, before its jobs count as lost. Larger:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from cw import program
 from cw.errors import ProtocolError
@@ -27,6 +27,7 @@ from cw.master.policy.actions import Action, Inventory, WorkerMessage
 from cw.master.policy.dispatch import Dispatcher
 from cw.master.releases import Releases
 from cw.master.settings import AWAY, Settings
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 from cw.net.connection import Connection
 from cw.requirements import WorkerCapacity

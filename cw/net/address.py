@@ -24,11 +24,12 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw import processes
 from cw.errors import Error
 from cw.events import EventLogger
+from cw.named_tuple import NamedTuple
 from cw.net import interfaces
 from cw.program import UserError
 from cw.userdir import home_directory, locked, make_home, read_private, write_private

@@ -16,9 +16,10 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from cw.errors import ConnectionError, ProtocolError
+from cw.named_tuple import NamedTuple
 from cw.net import address, memory, wire
 from cw.net import messages as m
 from cw.net.connection import Connection

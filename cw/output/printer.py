@@ -19,9 +19,10 @@ import os
 import threading
 from collections import deque
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.events import EventLogger
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 from cw.output import streams
 from cw.output.log_records import LogRecords

@@ -10,8 +10,9 @@ again. What a job printed is handed over before its result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 from cw.output.lines import Lines
 from cw.output.log_records import LeftOut

@@ -35,11 +35,12 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 
 from cw.errors import EnvironmentMismatch, Error, PayloadError
+from cw.named_tuple import NamedTuple
 from cw.payloads import hash_seed, modules
 
 SCRATCH = "scratch"

@@ -14,8 +14,9 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.named_tuple import NamedTuple
 from cw.net import memory
 from cw.payloads import current
 from cw.payloads.layout import Payload, behind_of

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.errors import PayloadError
+from cw.named_tuple import NamedTuple
 from cw.payloads.warning_filters import name_of
 
 TEXT_CHARACTERS = 32 * 1024

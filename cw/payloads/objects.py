@@ -15,9 +15,10 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.errors import PayloadError
+from cw.named_tuple import NamedTuple
 from cw.payloads import script
 
 ONE, CHUNK, CHUNK_OF_EACH = range(3)

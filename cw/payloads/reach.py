@@ -21,8 +21,9 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.named_tuple import NamedTuple
 from cw.payloads import byvalue, classes, code_names, constants, named, objects, script, shared
 from cw.payloads.local_functions import key_of
 from cw.payloads.watch import MISSING, Watch

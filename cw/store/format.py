@@ -27,7 +27,9 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from cw.named_tuple import NamedTuple
 
 FORMAT = 2
 """Version of the format: incremented when an older cw could not read the files of this one. This cw reads all earlier

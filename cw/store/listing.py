@@ -13,9 +13,9 @@ import os
 import time
 from collections.abc import Set
 from functools import partial
-from typing import NamedTuple
 
 from cw.events import EventLogger
+from cw.named_tuple import NamedTuple
 from cw.store import directory
 from cw.store import format as form
 from cw.store.format import Replaced

@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from cw.errors import PayloadError
+from cw.named_tuple import NamedTuple
 
 HERE = ""
 """Root of files that are looked up in the working directory."""

@@ -19,9 +19,10 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.errors import EnvironmentMismatch
+from cw.named_tuple import NamedTuple
 from cw.payloads.environment import SCRATCH, Environment, directory_of
 from cw.travel import packs
 from cw.travel.packs import HERE, Entry

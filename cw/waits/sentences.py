@@ -12,7 +12,8 @@ MINUTE; what is still true is said later.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+from cw.named_tuple import NamedTuple
 
 SECONDS = 3.0
 """Duration of a wait from which it is said (seconds). Longer: a user wonders. Shorter: lines about nothing."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw import needs, program
 from cw.cpus import usable_cpus
 from cw.machine import batch_job, gpus, hostfile
 from cw.machine.memory import usable_memory
+from cw.named_tuple import NamedTuple
 from cw.requirements import WorkerCapacity
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 from cw.worker.policy.jobs import WorkerJob
 from cw.worker.policy.outbox import Outbox

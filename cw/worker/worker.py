@@ -18,7 +18,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw import events, location, program
 from cw.cpus import usable_cpus
@@ -26,6 +26,7 @@ from cw.errors import ProtocolError
 from cw.events import EventLogger
 from cw.machine import batch_job
 from cw.machine.topology import find_topology
+from cw.named_tuple import NamedTuple
 from cw.needs import ONE_CPU
 from cw.net import address, memory
 from cw.net import messages as m

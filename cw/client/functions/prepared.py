@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.client.functions.records import Record
+from cw.named_tuple import NamedTuple
 from cw.payloads import named, serialize
 from cw.payloads.pickled import Pickled
 from cw.payloads.templates import NAMED, Template

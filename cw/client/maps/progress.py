@@ -11,9 +11,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw import events
+from cw.named_tuple import NamedTuple
 from cw.output import streams
 from cw.output.streams import is_terminal
 from cw.payloads.environment import ipython_shell

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 import sys
-from typing import NamedTuple
 
 from cw import nested
+from cw.named_tuple import NamedTuple
 from cw.observer.reporter import program_name
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import CancelledError
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.client.session.job import ClientJob
 from cw.errors import Error, InitializerFailed, JobStopped, JobTimeout, MemoryExceeded, WorkerLost
+from cw.named_tuple import NamedTuple
 from cw.needs import format_bytes
 from cw.net import messages as m
 from cw.output.sink import Kept

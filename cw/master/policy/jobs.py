@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from cw.master.policy.ranked import Ranked
 from cw.master.policy.taken import Place, Reservation, ShapedJobs
 from cw.master.policy.tallies import MINUTE, Recent
+from cw.named_tuple import NamedTuple
 from cw.needs import ONE_CPU, Needs
 from cw.net.objects import Estimate, Object
 from cw.requirements import JobOptions, WorkerCapacity

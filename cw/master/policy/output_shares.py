@@ -8,9 +8,8 @@ A worker that has printed nothing for FORGOTTEN seconds has no share any more, a
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from cw.master.policy.jobs import SessionKey, WorkerKey
+from cw.named_tuple import NamedTuple
 from cw.net.output_messages import LINES_A_SECOND, SIZE_A_SECOND, OutputShare
 
 FORGOTTEN = 5.0

@@ -18,10 +18,10 @@ No socket, no thread, no clock. The caller has checked the messages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from typing import NamedTuple
 
 from cw.master.policy.jobs import Job
 from cw.master.settings import AWAY
+from cw.named_tuple import NamedTuple
 from cw.net import messages as m
 
 GRACE_IF_WANTED = 5.0

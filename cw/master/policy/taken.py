@@ -9,8 +9,9 @@ many of them run beside (see `Worker.resize`), so that they cost nothing of this
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from cw.named_tuple import NamedTuple
 from cw.needs import UNITS_PER_GPU, Needs, pick_devices
 from cw.requirements import WorkerCapacity
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from cw.named_tuple import NamedTuple
 from cw.net.objects import Estimate
 
 NAMES = 1000

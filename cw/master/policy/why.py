@@ -16,7 +16,6 @@ from enum import Enum
 from functools import cached_property
 from heapq import nlargest
 from itertools import islice
-from typing import NamedTuple
 
 from cw.master.observers.capacities import running_jobs
 from cw.master.policy import shape_waits
@@ -25,6 +24,7 @@ from cw.master.policy.jobs import Pool, Queue, Session, SessionKey, Shape, Worke
 from cw.master.policy.stalls import stalled_by
 from cw.master.policy.state import State
 from cw.master.policy.to_come import NOTHING, ToCome
+from cw.named_tuple import NamedTuple
 from cw.needs_text import in_words
 from cw.net import messages as m
 from cw.net.schema import TEXT

@@ -9,8 +9,8 @@ Pure: no socket, no thread, no clock.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
+from cw.named_tuple import NamedTuple
 from cw.worker.policy.allocation import Allocation, Room, count_and_share, of_device
 from cw.worker.policy.pool import PooledRunner
 

@@ -7,8 +7,9 @@ when the job's client is back, or releases it. Beyond the limits the oldest are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from cw.named_tuple import NamedTuple
 from cw.net.memory import Memory
 from cw.net.messages import FINISHED
 from cw.worker.policy.jobs import WorkerJob

@@ -13,8 +13,8 @@ Pure: no socket, no thread, no clock.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
 
+from cw.named_tuple import NamedTuple
 from cw.needs import ONE_CPU, Needs
 from cw.worker.policy.allocation import CPUS, Allocation, Room, Vector, used_by, vector_of
 from cw.worker.policy.devices import claimed, grant

@@ -11,10 +11,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from cw.machine import hostfile
 from cw.machine.gpus import CUDA, HIP, ROCR
+from cw.named_tuple import NamedTuple
 from cw.payloads import current
 
 THREADS = (

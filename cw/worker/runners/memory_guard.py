@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from cw.events import EventLogger
 from cw.machine import process_memory
+from cw.named_tuple import NamedTuple
 from cw.needs import format_bytes
 from cw.worker.policy.actions import Action, Retract
 from cw.worker.policy.jobs import WorkerJob
