@@ -134,7 +134,7 @@ def _load_client() -> None:
     import contextlib
 
     with contextlib.suppress(Exception):  # it comes again where the client is used
-        import cw.client.executor_parts  # noqa: F401
+        from cw.client import executor, executor_parts  # noqa: F401
 
 
 _program.ahead.append(_load_client)

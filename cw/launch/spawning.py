@@ -120,7 +120,9 @@ def _spawn_zygote(
             )
             passed_on |= {*named.values(), master.log, pid_end}
         parts = Parts([*arguments, *_as_options(descriptors)], [*descriptors.values()], master)
-        command = program.python_command("from cw.launch.zygote import main; main()", parts.to_text())
+        command = program.python_command(
+            "import gc; gc.disable(); from cw.launch.zygote import main; main()", parts.to_text()
+        )
         process = _execute(command, output, passed_on, environment)
         on_failure.pop_all()
     return Forked(Child("worker", process, log, ready), pid, master_log)

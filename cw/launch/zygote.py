@@ -12,7 +12,6 @@ the worker. There is one thread. The user's own process is never forked.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -55,9 +54,9 @@ class Parts(NamedTuple):
 
 
 def main() -> None:
-    """Run as the zygote: `sys.argv[1]` has the parts."""
+    """Run as the zygote: `sys.argv[1]` has the parts. It does not look for garbage, of which imports leave none; each
+    part does that from its `program.collect_from_now_on` on."""
     parts = Parts.from_text(sys.argv[1])
-    gc.disable()  # imports leave no garbage; each part calls `program.collect_from_now_on`
     own = {*parts.descriptors}
     if parts.master is not None:
         from cw.net import connection, objects  # noqa: F401
