@@ -1,12 +1,12 @@
-"""`typing.NamedTuple`, for modules with many of them: such a class is made in a fifth of the time.
+"""`typing.NamedTuple` whose classes are made in a fifth of the time, for the modules that a first job waits for.
 
-    class Want(NamedTuple):         NamedTuple(n fields) made once by collections.namedtuple
+    class Want(NamedTuple):         a class of as many fields, once, by collections.namedtuple
         session: int                      '--> its code, with these names: Want.__new__
         number: int = 0                   '--> its descriptors: Want.session, Want.number
 
-Every process of cw loads a hundred classes of messages and actions before it does anything, and makes objects of a few.
-`typing` would compile the constructor of each one. These have the same constructors, fields and defaults. They have no
-type parameters.
+Every process of cw loads more than a hundred such classes, and makes objects of a few. `typing` compiles a constructor
+for each, and each annotation that is a text: 0.1 to 0.3 ms. These have the same constructors, fields and defaults. They
+have no type parameters.
 """
 
 from __future__ import annotations
