@@ -91,7 +91,8 @@ FLOORS = [
     "worker.leaving", "worker.offer", "worker.runners.memory_guard", "worker.runners.execution",
     "worker.runners.runners", "worker.runners.ticks", "worker.runners.forkserver_client", "worker.runners.early",
     "worker.output.output", "worker.output.job_log", "worker.output.last_words",
-    "worker.runners.forkserver", "worker.runners.binding", "worker.runners.__init__", "worker.policy.patience",
+    "worker.runners.forkserver", "worker.runners.binding",
+    "worker.runners.reaping", "worker.runners.__init__", "worker.policy.patience",
     "worker.outcomes", "worker.policy.outbox", "worker.policy.departure",
     "worker.policy.slots", "worker.policy.assignment", "worker.policy.placement", "worker.policy.lending",
     "worker.policy.devices", "worker.policy.allocation",
@@ -596,6 +597,21 @@ def test_the_master_cannot_unpickle():
     assert "cw.master.policy.dispatch" in loaded
     assert not [name for name in loaded if name.startswith("cw.payloads")]
     assert loaded & {"pickle", "_pickle", "cloudpickle", "shelve"} == set()
+
+
+def test_a_worker_loads_nothing_that_only_its_runners_need():
+    loaded = loaded_by("import cw.worker.cli")
+    assert "cw.payloads.environment" in loaded
+    late = {
+        "cw.worker.runners.forkserver",
+        "cw.runner.runner",
+        "cw.payloads.serialize",
+        "cw.payloads.byvalue",
+    }
+    assert loaded & late == set()
+    # The forkserver would have all that is loaded before it is forked.
+    at_fork = loaded_by("import cw.worker.runners.early") - {"cw.worker.runners.early"}
+    assert at_fork <= loaded_by("import cw.worker.runners.forkserver")
 
 
 def test_import_cw_is_cheap_and_gives_all_public_names():

@@ -13,7 +13,7 @@ from conftest import wait_until
 from programs import LIMIT, Master, Worker, children_of, descendants_of, is_running, start_script, worker_of
 
 import cw
-from cw.worker.runners import forkserver
+from cw.worker.runners import forkserver, reaping
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_children_are_found_with_and_without_the_kernels_list(has_file, monkeypa
         monkeypatch.setattr(forkserver, "open", open_without, raising=False)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert child.pid in forkserver.children()
+        assert child.pid in reaping.children()
     finally:
         child.communicate(b"\n")
-    assert child.pid not in forkserver.children()
+    assert child.pid not in reaping.children()

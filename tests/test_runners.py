@@ -76,9 +76,9 @@ from cw.net.loop import Loop
 from cw.net.objects import Object
 from cw.payloads.environment import dump_environment
 from cw.worker.policy import pool
-from cw.worker.runners import binding, forkserver, runners
+from cw.worker.runners import binding, reaping, runners
 
-forkserver.set_subreaper()
+reaping.set_subreaper()
 loop, alarms, gone = Loop(), [], []
 loop.call_later = lambda seconds, callback: alarms.append((seconds, callback))
 all = runners.Runners(loop, binding.Binder(1))
@@ -128,16 +128,16 @@ def test_a_forkserver_for_a_clients_seed_ends_when_it_is_idle(tmp_path):
     source = """
 first, second = start(1, "7"), start(2, "7")
 own = start(3, "")
-print(len(forkserver.children()))
+print(len(reaping.children()))
 for runner in (first, second, own):
     all.end(runner)
     until(lambda: runner.key in gone)
     for seconds, callback in alarms:
         if seconds == runners.FORKSERVER_SECONDS:
             callback()
-    print(len(forkserver.children()))
+    print(len(reaping.children()))
 all.close()
-print(len(forkserver.children()))
+print(len(reaping.children()))
 """
     assert run_runners(tmp_path, source) == ["2", "2", "1", "1", "0"]
 
@@ -154,6 +154,6 @@ os.kill(all._pids[2], signal.SIGKILL)
 until(lambda: 2 in gone)
 print(*gone)
 all.close()
-print(len(forkserver.children()))
+print(len(reaping.children()))
 """
     assert run_runners(tmp_path, source) == ["1", "1", "2", "0"]

@@ -2,8 +2,8 @@
 
     launcher --exec--> zygote: imports what master and runners share
                          |--fork--> master
-                       imports the rest of what runners need
-                         |--fork--> forkserver --fork--> runners
+                       imports what worker and runners share
+                         |--fork--> forkserver: imports the rest of what runners need --fork--> runners
                          '--------> becomes the worker, the forkserver's parent
 
 Each part is forked before anything is imported that it would not have by itself: runners see no module of the master or

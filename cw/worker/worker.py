@@ -41,7 +41,7 @@ from cw.worker.policy.departure import END_SECONDS, Departure
 from cw.worker.policy.jobs import WorkerJob
 from cw.worker.policy.pinning import Pinning
 from cw.worker.policy.slots import Slots
-from cw.worker.runners import forkserver
+from cw.worker.runners import reaping
 from cw.worker.runners.binding import Binder
 from cw.worker.runners.execution import Execution
 from cw.worker.runners.memory_guard import MemoryGuard
@@ -130,7 +130,7 @@ class Worker:
             loop, self._sessions, self._send, lambda: self._perform(self._slots.on_values(time.monotonic())),
             settings.silence,
         )  # fmt: skip
-        forkserver.set_subreaper()
+        reaping.set_subreaper()
         loop.call_every(1.0, self._on_second)
         self.leaving = Leaving(loop, self._departure, self._execution, self._link, settings.idle)
         self._handlers = self._message_handlers()

@@ -27,6 +27,9 @@ THREADS = (
 HIDDEN = {CUDA: "", ROCR: "", HIP: "-1"}
 """Values with which libraries find no device. (HIP treats an empty text as if nothing was set.)"""
 
+PACKET = 128 * 1024
+"""Most bytes of a packet with a binding: the names of many devices."""
+
 
 class Binding(NamedTuple):
     """What one runner is bound to."""

@@ -1,5 +1,7 @@
 """A forkserver that is forked from its worker's process, before that has imported more than runners need.
 
+The modules that both need are imported here. The forkserver imports the rest of its own while the worker does the same.
+
 fork() --> waiting --take()--> ForkserverProcess, in place of one for which Python starts
                    '--end()--> the worker ends before it needs one
 """
@@ -15,8 +17,10 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from cw import processes
-from cw.payloads import hash_seed
-from cw.worker.runners import forkserver
+from cw.payloads import environment, hash_seed  # noqa: F401
+from cw.runner import channel, output_channel  # noqa: F401
+from cw.travel import placing  # noqa: F401
+from cw.worker.runners import binding, reaping  # noqa: F401
 
 
 class EarlyForkserver:
@@ -42,7 +46,7 @@ class EarlyForkserver:
             time.sleep(0.001)
 
     def kill(self) -> None:
-        forkserver.kill(self.pid, False)
+        reaping.kill(self.pid, False)
 
     def _is_reaped(self, flags: int) -> bool:
         try:
@@ -79,12 +83,14 @@ def end() -> None:
     for one in waiting:
         one.orders.close()
         with contextlib.suppress(TimeoutExpired):
-            one.wait(forkserver.LAST_SECONDS)
+            one.wait(reaping.LAST_SECONDS)
 
 
 def _serve(fd: int) -> NoReturn:
     os.setsid()
     processes.show_as([sys.executable, "-m", "cw.worker.runners.forkserver"])
     sys.argv[:] = sys.argv[:1]
+    from cw.worker.runners import forkserver
+
     forkserver.main(fd)
     sys.exit()

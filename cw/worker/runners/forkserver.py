@@ -24,73 +24,24 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Container
 from typing import Any
 
 from cw import program
 from cw.machine.oom import OomKills
 from cw.payloads import serialize
 from cw.runner import channel, output_channel, runner
-from cw.worker.runners.binding import Binding, apply
-
-PACKET = 128 * 1024
-"""Most bytes of a packet: the names of many devices."""
+from cw.worker.runners.binding import PACKET, Binding, apply
+from cw.worker.runners.reaping import children, kill, kill_children, set_subreaper
 
 FDS = channel.FDS + output_channel.FDS
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_PR_SET_CHILD_SUBREAPER = 36
 
 NO_MEMORY = ": the machine, or the control group of the worker, had no memory left"
 
 TERM_SECONDS = 2.0
 """Time that programs which a runner on several nodes leaves behind have to end what they started on the others
 (seconds). Shorter: `srun` is killed before it has, and its processes go on. Longer: a slot waits for what hangs."""
-
-LAST_SECONDS = 5.0
-"""Time that the forkserver, at its end, waits for killed processes to disappear (seconds): one may hang in the
-kernel."""
-
-
-def set_subreaper() -> None:
-    """Make orphaned descendants children of this process."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def children() -> list[int]:
-    """List this process's children, adopted ones included."""
-    pid = os.getpid()
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except FileNotFoundError:  # a kernel without that file
-        found = []
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{name}/stat") as file:
-                if int(file.read().rpartition(")")[2].split()[1]) == pid:
-                    found.append(int(name))
-        return found
-
-
-def kill(pid: int, is_group: bool, number: int = signal.SIGKILL) -> None:
-    """Signal a child, or a whole group, if it is still there."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        (os.killpg if is_group else os.kill)(pid, number)
-
-
-def kill_children(except_for: Container[int] = ()) -> None:
-    """Kill all children except `except_for`, and what they leave behind, and wait until they are gone."""
-    deadline = time.monotonic() + LAST_SECONDS
-    while time.monotonic() < deadline:
-        strays = [pid for pid in children() if pid not in except_for]
-        if not strays:
-            return
-        for pid in strays:
-            kill(pid, False)
-            # The children of a killed process become ours as soon as it is reaped.
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-        select.select([], [], [], 0.002)
 
 
 class Forkserver:

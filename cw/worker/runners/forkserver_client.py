@@ -20,8 +20,8 @@ from typing import Any
 from cw import program
 from cw.net.loop import IN, OUT, Loop
 from cw.travel import placing
-from cw.worker.runners import early, forkserver
-from cw.worker.runners.binding import Binder, Binding
+from cw.worker.runners import early, reaping
+from cw.worker.runners.binding import PACKET, Binder, Binding
 from cw.worker.runners.early import EarlyForkserver
 
 
@@ -104,11 +104,11 @@ class ForkserverProcess:
             for fd in self._unsent.popleft()[1]:
                 os.close(fd)
         try:
-            self._process.wait(forkserver.LAST_SECONDS + 1)
+            self._process.wait(reaping.LAST_SECONDS + 1)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        forkserver.kill_children(except_for)  # what the forkserver left behind, if it was killed
+        reaping.kill_children(except_for)  # what the forkserver left behind, if it was killed
 
     def _order(self, order: dict[str, Any], fds: list[int]) -> None:
         packet = json.dumps(order).encode()
@@ -137,7 +137,7 @@ class ForkserverProcess:
 
     def _read(self) -> None:
         try:
-            packet = self._socket.recv(forkserver.PACKET)
+            packet = self._socket.recv(PACKET)
         except BlockingIOError:
             return
         except OSError:
