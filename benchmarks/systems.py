@@ -124,13 +124,15 @@ class Cw(_CwSystem):
     """A local cluster and its executor."""
 
     label = "cw"
+    local = 0  # slots of the cluster that the executor starts itself; 0: it starts none
 
     def __init__(self, slots: int) -> None:
         import cw
 
         with ExitStack() as stack:
             address = self._start(stack, slots)
-            self._executor = stack.enter_context(cw.ClusterExecutor(*address, store=self.stores or None))
+            executor = cw.ClusterExecutor(*address, local=self.local or None, store=self.stores or None)
+            self._executor = stack.enter_context(executor)
             self._stack = stack.pop_all()
 
     def _start(self, stack: ExitStack, slots: int) -> tuple:
@@ -148,6 +150,16 @@ class Cw(_CwSystem):
 
     def close(self):
         self._stack.close()
+
+
+class CwOwn(Cw):
+    """An executor, which starts the cluster that it needs: what a program has that knows of none."""
+
+    label = "cw, its own cluster"
+
+    def _start(self, stack: ExitStack, slots: int) -> tuple:
+        self.local = slots
+        return ()
 
 
 class CwStored(Cw):
@@ -814,6 +826,7 @@ class Ipyparallel(System):
 
 SYSTEMS: dict[str, type[System]] = {
     "cw": Cw,
+    "cw-own": CwOwn,
     "cw-thread": CwThread,
     "cw-stored": CwStored,
     "cw-thread-stored": CwThreadStored,
