@@ -138,7 +138,7 @@ def hold(options: ClusterOptions) -> Iterator[Cluster]:
 def start_own(slots: int, port: int = 0) -> LocalCluster:
     """Start a cluster that ends with this program, for those of its clients that are told of it. `port`: its master's;
     0: any. Raises LaunchError."""
-    return LocalCluster(_make_plan(ClusterOptions(slots))._replace(port=port), is_default=False)
+    return LocalCluster(_make_plan(ClusterOptions(slots))._replace(port=port, is_one=True), is_default=False)
 
 
 def find_local(master: str) -> LocalCluster | None:
@@ -148,7 +148,8 @@ def find_local(master: str) -> LocalCluster | None:
 
 def take_over(handed: HandedOn) -> LocalCluster:
     """Take over a cluster that another process has handed on: it ends with this program."""
-    return LocalCluster(_make_plan(ClusterOptions(handed.slots)), is_default=False, handed=handed)
+    plan = _make_plan(ClusterOptions(handed.slots))._replace(is_one=len(handed.processes) == 1)
+    return LocalCluster(plan, is_default=False, handed=handed)
 
 
 _local: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
@@ -163,7 +164,7 @@ class HandedOn(NamedTuple):
     slots: int
     logs: str
     processes: list[Process]
-    """Its master and its worker."""
+    """Its master and its worker; or one that is both."""
     lifeline: int
     """Descriptor that keeps the cluster alive, for the other process to inherit."""
 
@@ -180,9 +181,10 @@ class LocalCluster(Cluster):
         super().__init__("", plan.slots, logs, self._end)
         self._plan = plan
         self._lifeline = Lifeline(handed and handed.lifeline)
-        # At most one of each; the supervisor's thread replaces the worker's.
-        self._master: list[Process] = handed.processes[:1] if handed else []
-        self._workers: list[Process] = handed.processes[1:] if handed else []
+        # At most one of each; the supervisor's thread replaces the worker's. Only a worker: it is the master, too.
+        handed_on = handed.processes if handed else []
+        self._master: list[Process] = [] if plan.is_one else handed_on[:1]
+        self._workers: list[Process] = handed_on if plan.is_one else handed_on[1:]
         self._supervisors: list[Supervisor] = []
         try:
             if handed:
@@ -193,8 +195,7 @@ class LocalCluster(Cluster):
                 )
             if is_default and "master" in plan.roles:
                 _use_in_this_process(self.master)
-            log = launcher.log_file("worker", self.logs)
-            self._supervisors = [Supervisor(worker, self._start_again, log) for worker in self._workers]
+            self._supervise()
         except BaseException:
             self.stop()
             raise
@@ -203,6 +204,10 @@ class LocalCluster(Cluster):
 
     def renew_master(self) -> None:
         """Start a master in place of one that has ended, where the worker looks for it. Raises LaunchError."""
+        if self._plan.is_one:
+            self._start_worker()
+            self._supervise()
+            return
         plan = self._plan._replace(roles=["master"], port=address.parse(self.master)[1] or 0)
         self._master.clear()
         local_parts.start(plan, self.logs, self._note, lifeline=self._lifeline)
@@ -216,7 +221,11 @@ class LocalCluster(Cluster):
         return HandedOn(self.master, self.slots, self.logs, [*self._master, *self._workers], lifeline)
 
     def is_alive(self) -> bool:
-        """True if its master runs."""
+        """True if its master runs, or is started again."""
+        if self._plan.is_one:
+            return any(process.is_alive() for process in self._workers) or any(
+                supervisor.is_active() for supervisor in self._supervisors
+            )
         return any(process.is_alive() for process in self._master)
 
     def _note(self, master: str, child: Child) -> None:
@@ -225,13 +234,21 @@ class LocalCluster(Cluster):
     def _start_again(self, died: Process) -> Process | None:
         if self._master and not self.is_alive():
             return None
-        child = local_parts.start_worker(self._plan, self.logs, self.master, self._lifeline)
+        return self._start_worker()
+
+    def _start_worker(self) -> Process:
+        start = local_parts.start_one_again if self._plan.is_one else local_parts.start_worker
+        child = start(self._plan, self.logs, self.master, self._lifeline)
         self._workers = [child.process]
         os.close(child.ready)
         return child.process
 
+    def _supervise(self) -> None:
+        log = launcher.log_file("worker", self.logs)
+        self._supervisors = [Supervisor(worker, self._start_again, log) for worker in self._workers]
+
     def _end(self) -> None:
-        if self._master:
+        if "master" in self._plan.roles:
             address.unbind_process(self.master)
         for supervisor in self._supervisors:
             supervisor.end()

@@ -24,6 +24,7 @@ import sys
 TYPE_CHECKING = False  # As in typing, which must not be imported here; type checkers know the name.
 if TYPE_CHECKING:
     import argparse
+    import logging
     from collections.abc import Callable
     from typing import Any, NoReturn, Protocol
 
@@ -256,16 +257,31 @@ def set_up_logging(verbose: bool = False) -> None:
 
     from cw import events
 
-    line = "%(asctime)s %(name)s %(levelname)s: %(message)s"
-    if os.environ.get("CW_LOG_EVENTS") == "1":
-        line += " [%(event)s]"
-    handler = logging.StreamHandler(LogStream(2))
-    handler.setFormatter(logging.Formatter(line, defaults={"event": "-"}))  # of another library
-    logging.basicConfig(handlers=[handler])
+    logging.basicConfig(handlers=[_log_handler(2)])
     logging.getLogger("cw").setLevel(logging.DEBUG if verbose else logging.INFO)
     atexit.register(events.flush_repeated, is_end=True)
     # A full disk must not cause tracebacks in the log.
     logging.raiseExceptions = False
+
+
+def log_to(fd: int, name: str) -> None:
+    """Let the lines of the logger of this name, which go to stderr, go to this descriptor instead."""
+    import logging
+
+    logger = logging.getLogger(name)
+    logger.addHandler(_log_handler(fd))
+    logger.propagate = False
+
+
+def _log_handler(fd: int) -> logging.Handler:
+    import logging
+
+    line = "%(asctime)s %(name)s %(levelname)s: %(message)s"
+    if os.environ.get("CW_LOG_EVENTS") == "1":
+        line += " [%(event)s]"
+    handler = logging.StreamHandler(LogStream(fd))
+    handler.setFormatter(logging.Formatter(line, defaults={"event": "-"}))  # of another library
+    return handler
 
 
 def run(program: str, main: Callable[[], int | None]) -> NoReturn:

@@ -801,6 +801,23 @@ def raised(d, worker, dispatch):
     d.check_invariants()
 
 
+def test_a_worker_that_died_with_the_master_is_charged_for_what_may_have_started():
+    d = dispatcher("s")
+    d.on_session_resumed("s")
+    submitted = [*jobs(1), *jobs(2, attempts=1), *jobs(3), *jobs(4, attempts=1)]
+    submitted[2].worker_losses = WORKER_LOSSES - 1
+    d.on_resubmitted("s", submitted, False)
+    note = {"host": "h", "how": "it died"}
+    told, given_up, also = d.on_lost_before("s", 3, note)
+    assert told == SendToClient("s", m.AttemptCounts(1, 0, 1, [note]))
+    assert [type(action) for action in (given_up, also)] == [GiveUp, GiveUp]
+    assert (given_up.number, given_up.notes, also.number) == (2, (note,), 3)
+    d.check_invariants()
+    assert d.on_settled("s", is_complete=True) == []
+    d.check_invariants()
+    assert assigned(d.on_worker_joined("w", WorkerCapacity(2), PY)) == [("w", [1, 4])]
+
+
 def again(number, tries=1):
     (job,) = jobs(number, retries=3)
     job.tries = tries

@@ -6,6 +6,7 @@ import signal
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 from conftest import wait_until
@@ -234,22 +235,75 @@ def test_the_number_of_jobs_of_joblib_is_its_size(laptop):
     assert out == f"285\n{max(3, usable_cpus())}\n"
 
 
-def test_after_the_death_of_its_master_the_next_client_gets_another(laptop):
+def test_its_process_is_started_again_and_runs_what_is_open(laptop):
     out, err = run(
         laptop,
         """
-        import signal
         from cw import own_cluster
+        def wait_for(path):
+            while not os.path.exists(path): time.sleep(0.01)
+            return os.path.exists("killed")
         if __name__ == "__main__":
-            first = make_and_ask()
-            (own,) = own_cluster._clusters
-            own._master[0].send_signal(signal.SIGKILL)
-            while own.is_alive(): time.sleep(0.01)
-            print(make_and_ask() != first, len(own_cluster._clusters))
+            with cw.ClusterExecutor(local=1) as executor:
+                (own,) = own_cluster._clusters
+                (process,) = own._workers
+                again = executor.submit(wait_for, "killed")
+                once = executor.options(attempts=1).submit(wait_for, "never")
+                later = [executor.options(attempts=1).submit(square, n) for n in range(3)]
+                while not executor.submit(pow, 2, 3).done() and not again.running(): time.sleep(0.01)
+                process.send_signal(signal.SIGKILL)
+                open("killed", "w").close()
+                print(again.result())
+                open("never", "w").close()
+                print(once.exception() is None, [future.result() for future in later])
+                print(own.is_alive(), where(executor) == own.master == make_and_ask(local=1))
+                print(own._workers != [process])
+        """,
+        CW_LOG_EVENTS="1",
+    )
+    assert out.splitlines() == ["True", "True [0, 1, 4]", "True True", "True"]
+    assert "killed by SIGKILL" in err
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_its_process_is_given_up_and_the_others_are_done(laptop):
+    out, _ = run(
+        laptop,
+        """
+        from cw import own_cluster
+        def kill():
+            parent = lambda pid: int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+            os.kill(parent(os.getppid()), signal.SIGKILL)
+            time.sleep(60)
+        if __name__ == "__main__":
+            with cw.ClusterExecutor(local=1) as executor:
+                executor.submit(square, 1).result()
+                culprit = executor.submit(kill)
+                others = [executor.submit(square, n) for n in range(2000)]
+                error = culprit.exception()
+                print(type(error).__name__, len(error.args[1]), error.args[1][0]["how"])
+                print(sum(future.result() for future in others))
         """,
     )
-    assert out == "True 1\n"
-    assert err.count("no cluster is known") == 2
+    assert out.splitlines() == [
+        "WorkerLost 5 the worker was lost: its process died",
+        str(sum(n * n for n in range(2000))),
+    ]
+
+
+def test_master_and_worker_are_one_process_and_each_has_its_log():
+    cluster = cw.mp.start_own(1)
+    try:
+        with cw.ClusterExecutor(cluster.master) as executor:
+            assert executor.submit(pow, 2, 3).result(LIMIT) == 8
+        (process,) = cluster._workers
+        status = cw.status(cluster.master)
+        assert status.master.pid == process.pid
+        assert "cw.master INFO: client " in Path(cluster.logs, "master.log").read_text()
+        assert "the worker joined the master at " in Path(cluster.logs, "worker.log").read_text()
+    finally:
+        cluster.stop()
+    assert not process.is_alive()
 
 
 # --- it is not made ---------------------------------------------------------------------------

@@ -28,7 +28,12 @@ def cluster():
 
 def test_parts_come_back_from_an_argument():
     master = zygote.MasterPart(["--listen-fd", "5"], [5], 6, 7)
-    for parts in (zygote.Parts(["h:1", "-n", "2"], [3, 4], master), zygote.Parts([], [], None)):
+    both = zygote.BothPart([5, 8], 6, "records")
+    for parts in (
+        zygote.Parts(["h:1", "-n", "2"], [3, 4], master),
+        zygote.Parts([], [3], both=both),
+        zygote.Parts([], []),
+    ):
         assert zygote.Parts.from_text(parts.to_text()) == parts
 
 
@@ -81,6 +86,17 @@ def test_no_process_holds_what_another_was_given(cluster):
     # The worker's end of the forkserver's socket is another socket than the forkserver's.
     assert of_worker & of_forkserver == {os.path.realpath(launcher.log_file("worker", cluster.logs))}
     assert not of_master & of_forkserver
+
+
+def test_the_forkserver_holds_nothing_of_a_process_that_is_both():
+    cluster = cw.mp.start_own(1)
+    try:
+        (process,) = cluster._workers
+        (forkserver,) = children_of(process.pid)
+        shared = _descriptors(process.pid) & _descriptors(forkserver)
+        assert shared == {os.path.realpath(launcher.log_file("worker", cluster.logs))}
+    finally:
+        cluster.stop()
 
 
 def test_the_master_is_no_child_of_the_worker(cluster):

@@ -15,6 +15,9 @@ from cw.net import address
 from cw.net.sockets import listen_locally
 from cw.payloads import hash_seed
 
+RECORDS = "records"
+"""Name of the file with what outlives a process that is master and worker."""
+
 
 class Plan(NamedTuple):
     """The parts to start."""
@@ -24,6 +27,8 @@ class Plan(NamedTuple):
     port: int
     master_options: list[str]
     worker_options: list[str]
+    is_one: bool = False
+    """Master and worker are one process."""
 
 
 def start(
@@ -45,7 +50,11 @@ def start(
         listeners = _listen(plan.port, credential.load_or_make().fingerprint)
         master = address.join(*listeners["--listen-fd"].getsockname())
         options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
-        if lifeline and "worker" in plan.roles:
+        if lifeline and plan.is_one:
+            children.append(_start_one(plan, logs, master, lifeline, listeners))
+            note(master, children[0])
+            meanwhile()
+        elif lifeline and "worker" in plan.roles:
             forked = spawning.spawn_both(
                 _worker_options(plan, master), options, logs,
                 lifeline=lifeline, listeners=listeners, environment=_worker_environment(plan, master),
@@ -61,7 +70,7 @@ def start(
         else:
             children.append(spawning.spawn("master", options, logs, lifeline=lifeline, listeners=listeners))
             note(master, children[-1])
-    if "worker" in plan.roles and len(children) < 2:
+    if "worker" in plan.roles and len(children) < 2 and not plan.is_one:
         children.append(start_worker(plan, logs, master, lifeline))
         note(master, children[-1])
     launcher.wait_until_ready(children)
@@ -72,6 +81,21 @@ def start_worker(plan: Plan, logs: str, master: str, lifeline: Lifeline | None) 
     """Start the worker, for the planned master or, if none is planned, for the one that runs already."""
     options, environment = _worker_options(plan, master), _worker_environment(plan, master)
     return spawning.spawn_worker(options, logs, lifeline=lifeline, environment=environment)
+
+
+def start_one_again(plan: Plan, logs: str, master: str, lifeline: Lifeline) -> Child:
+    """Start the one process of the planned cluster in place of one that has died. Raises LaunchError, OSError."""
+    listeners = _listen(address.parse(master)[1] or 0, credential.load().fingerprint)
+    return _start_one(plan, logs, master, lifeline, listeners)
+
+
+def _start_one(
+    plan: Plan, logs: str, master: str, lifeline: Lifeline, listeners: dict[str, socket.socket]
+) -> Child:
+    return spawning.spawn_one(
+        _worker_options(plan, master), os.path.join(logs, RECORDS), logs,
+        lifeline=lifeline, listeners=listeners, environment=_worker_environment(plan, master),
+    )  # fmt: skip
 
 
 def _worker_options(plan: Plan, master: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Start of a cluster's processes on this machine.
 
-    spawn ----------------------> a process for which Python starts: a master, tunnels
-    spawn_worker, spawn_both ---> the zygote (cw.launch.zygote), which becomes the worker, and forks the rest
+    spawn ------------> a process for which Python starts: a master, tunnels
+    spawn_worker -----> the zygote (cw.launch.zygote), which becomes the worker, and forks what runs its jobs
+    spawn_both -------> ... and forks the master, too
+    spawn_one --------> ... or becomes worker and master (cw.launch.one_process)
 
 Each has a session of its own, so that Ctrl-C reaches only the program, and a log in a file.
 """
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cw import program
 from cw.launch.launcher import START_SECONDS, Child, Lifeline, Process, failure, fork_lock, log_file
-from cw.launch.zygote import MasterPart, Parts
+from cw.launch.zygote import BothPart, MasterPart, Parts
 from cw.named_tuple import NamedTuple
 from cw.processes import look_at
 
@@ -95,6 +97,19 @@ def spawn_both(
     return _spawn_zygote(worker, master, logs, lifeline, listeners, environment)
 
 
+def spawn_one(
+    arguments: Sequence[str],
+    records: str,
+    logs: str,
+    *,
+    lifeline: Lifeline,
+    listeners: Mapping[str, socket.socket],
+    environment: Mapping[str, str] | None = None,
+) -> Child:
+    """Start a worker as `spawn_worker` does, with the master in its process. `records`: file of what outlives it."""
+    return _spawn_zygote(arguments, None, logs, lifeline, listeners, environment, records).worker
+
+
 def _spawn_zygote(
     arguments: Sequence[str],
     of_master: Sequence[str] | None,
@@ -102,6 +117,7 @@ def _spawn_zygote(
     lifeline: Lifeline | None,
     listeners: Mapping[str, socket.socket],
     environment: Mapping[str, str] | None,
+    records: str = "",
 ) -> Forked:
     log, master_log = log_file("worker", logs), log_file("master", logs)
     pid = -1
@@ -112,14 +128,19 @@ def _spawn_zygote(
         ready, write_end = _pipe(stack, on_failure)
         descriptors = _by_option(lifeline, {}, stack) | {"--ready-fd": write_end}
         passed_on = {*descriptors.values()}
-        master = None
+        master = both = None
+        if records:
+            both = BothPart(
+                [each.fileno() for each in listeners.values()], _open_log(master_log, stack), records
+            )
+            passed_on |= {*both.listeners, both.log}
         if of_master is not None:
             pid, pid_end = _pipe(stack, on_failure)
             master = MasterPart(
                 [*of_master, *_as_options(named)], [*named.values()], _open_log(master_log, stack), pid_end
             )
             passed_on |= {*named.values(), master.log, pid_end}
-        parts = Parts([*arguments, *_as_options(descriptors)], [*descriptors.values()], master)
+        parts = Parts([*arguments, *_as_options(descriptors)], [*descriptors.values()], master, both)
         command = program.python_command(
             "import gc; gc.disable(); from cw.launch.zygote import main; main()", parts.to_text()
         )

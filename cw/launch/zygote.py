@@ -6,6 +6,8 @@
                          |--fork--> forkserver: imports the rest of what runners need --fork--> runners
                          '--------> becomes the worker, the forkserver's parent
 
+In the cluster of one program it becomes both, worker and master (cw.launch.one_process), and forks no master.
+
 Each part is forked before anything is imported that it would not have by itself: runners see no module of the master or
 the worker. There is one thread. The user's own process is never forked.
 """
@@ -16,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cw.named_tuple import NamedTuple
 
@@ -33,6 +35,17 @@ class MasterPart(NamedTuple):
     """Descriptor to which it writes its pid."""
 
 
+class BothPart(NamedTuple):
+    """The master, as it comes into the worker's process."""
+
+    listeners: list[int]
+    """Descriptors of its listening sockets."""
+    log: int
+    """Descriptor for its lines of the log."""
+    records: str
+    """File of what outlives the process."""
+
+
 class Parts(NamedTuple):
     """What a zygote starts."""
 
@@ -40,8 +53,10 @@ class Parts(NamedTuple):
     """Of the worker."""
     descriptors: list[int]
     """What the worker's arguments name."""
-    master: MasterPart | None
-    """None: there is one already."""
+    master: MasterPart | None = None
+    """A master in a process of its own."""
+    both: BothPart | None = None
+    """A master in the worker's process."""
 
     def to_text(self) -> str:
         """Return it as an argument of `main`."""
@@ -49,8 +64,8 @@ class Parts(NamedTuple):
 
     @classmethod
     def from_text(cls, text: str) -> Parts:
-        arguments, descriptors, master = json.loads(text)
-        return cls(arguments, descriptors, master and MasterPart(*master))
+        arguments, descriptors, master, both = json.loads(text)
+        return cls(arguments, descriptors, master and MasterPart(*master), both and BothPart(*both))
 
 
 def main() -> None:
@@ -58,6 +73,8 @@ def main() -> None:
     part does that from its `program.collect_from_now_on` on."""
     parts = Parts.from_text(sys.argv[1])
     own = {*parts.descriptors}
+    if parts.both is not None:
+        own |= {*parts.both.listeners, parts.both.log}
     if parts.master is not None:
         from cw.net import connection, objects  # noqa: F401
 
@@ -72,11 +89,21 @@ def main() -> None:
     try:
         _become("cw.worker", parts.arguments)
         from cw import program
-        from cw.worker import cli
 
-        program.run("cw.worker", cli.main)
+        program.run("cw.worker", _main_of(parts))
     finally:
         early.end()
+
+
+def _main_of(parts: Parts) -> Callable[[], int]:
+    """Return what the zygote becomes."""
+    if (both := parts.both) is None:
+        from cw.worker import cli
+
+        return cli.main
+    from cw.launch import one_process
+
+    return lambda: one_process.main(*both)
 
 
 def _fork_master(part: MasterPart, others: set[int]) -> None:

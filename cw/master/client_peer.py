@@ -27,6 +27,7 @@ from cw.master.policy.dispatch import Dispatcher
 from cw.master.policy.jobs import Job
 from cw.master.policy.resumption import Resumption
 from cw.master.policy.why import Cause, Survey, Wait, is_going_on
+from cw.master.records import Records
 from cw.master.settings import Settings
 from cw.net import messages as m
 from cw.net.connection import Connection
@@ -67,6 +68,8 @@ class Master(Protocol):
     @property
     def output(self) -> OutputRoute: ...
     def perform(self, actions: list[Action]) -> None: ...
+    @property
+    def records(self) -> Records | None: ...
     def assign_soon(self, key: int) -> None: ...
     def welcome(self, connection: Connection) -> None: ...
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
@@ -259,6 +262,9 @@ class ClientPeer(Peer):
             )
             self.send(m.Roster([], settled.missing))
         self._objects.forget_former()
+        records = self._master.records
+        if records is not None and (up_to := records.lost_up_to(self._key)):
+            self._master.perform(self._master.dispatcher.on_lost_before(self._key, up_to, records.note))
         self._master.perform(self._master.dispatcher.on_settled(self._key, settled.is_complete))
 
     # --- its messages ---

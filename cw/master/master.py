@@ -41,6 +41,7 @@ from cw.master.policy.actions import (
 from cw.master.policy.dispatch import Dispatcher
 from cw.master.policy.resumption import SETTLE
 from cw.master.policy.why import Survey
+from cw.master.records import Records
 from cw.master.settings import Settings
 from cw.master.worker_peer import Loss, WorkerPeer
 from cw.net import memory
@@ -72,7 +73,14 @@ RECALL_SECONDS = 0.02
 class Master:
     """The cluster's master. `ident` is its start id: a different one means that it was restarted."""
 
-    def __init__(self, loop: Loop, is_final: bool = False, settings: Settings = Settings()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        loop: Loop,
+        is_final: bool = False,
+        settings: Settings = Settings(),  # noqa: B008
+        records: Records | None = None,
+    ) -> None:
+        """`records`: of a master whose process is that of a worker, too."""
         self.ident = secrets.token_hex(16)
         self.loop = loop
         self.settings = settings
@@ -92,14 +100,15 @@ class Master:
         self._is_final = is_final
         self._ungreeted: deque[tuple[float, Connection]] = deque()
         self._is_recalling = False
+        self.records = records
         self._queued = _Queued(self)
         self.period = min(1.0, settings.silence / 4)
         """Seconds between two checks for silent peers."""
         loop.call_every(self.period, self._on_second)
 
     def on_admitted(self, sock: Any) -> None:
-        """Await the Hello of a peer that has the credential (a socket, or a `tls.Socket`)."""
-        connection = Connection(self.loop, sock)
+        """Await the Hello of a peer that has the credential (a socket, a `tls.Socket`, or a connection)."""
+        connection = sock if isinstance(sock, Connection) else Connection(self.loop, sock)
         connection.set_patience(self.settings.silence)
         connection.decoder.accepts = frozenset({m.Hello})
         connection.decoder.max_body = HELLO_BYTES
@@ -136,6 +145,8 @@ class Master:
     def drop_session(self, key: int) -> None:
         """End a session, at the policy and at each worker that knows it."""
         self.dispatcher.state.tallies.on_client_gone(key, self.clients.pop(key).facts.label)
+        if self.records is not None:
+            self.records.forget(key)
         self.perform(self.dispatcher.on_session_closed(key))
         for worker in self.workers.values():
             worker.jobs.close_session(key)
@@ -348,11 +359,17 @@ def survey_of(master: Master) -> Survey:
     return Survey(master.dispatcher.state, name_of, why_unusable, master.host_of, to_come)
 
 
+def _assign(master: Master, action: Assign) -> None:
+    if master.records is not None:
+        master.records.note_sent(action.jobs)
+    master.workers[action.worker].jobs.send_jobs(action.jobs)
+
+
 # A handler returns actions that the policy has decided since: they are carried out after those before.
 _PERFORM: dict[type, Callable[[Master, Any], list[Action] | None]] = {
     SendToWorker: lambda master, action: master.workers[action.worker].order(action.message),
     SendToClient: lambda master, action: master.output.report(action.session, action.message),
-    Assign: lambda master, action: master.workers[action.worker].jobs.send_jobs(action.jobs),
+    Assign: _assign,
     Deliver: lambda master, action: master.clients[action.session].deliver_results(action),
     GiveUp: lambda master, action: master.clients[action.session].give_up(action),
     SetAside: Master._set_aside,

@@ -42,15 +42,7 @@ class Connection:
 
     def __init__(self, loop: Loop, sock: Any, *, decoder: wire.Decoder | None = None) -> None:
         """`sock` is a socket or a `tls.Socket`, which behaves like one."""
-        self.decoder = decoder or wire.Decoder()
-        self.on_message: Callable[[Any], None] = lambda message: None
-        self.on_close: Callable[[str], None] = lambda reason: None
-        self.on_drained: Callable[[], None] | None = None
-        self.heard_at = self._counted_at = time.monotonic()
-        self._silence = 0
-        self.closed = False
-        self.peer = name_of_peer(sock)
-        self._loop = loop
+        self._set_up(loop, name_of_peer(sock), decoder)
         self._socket = sock
         self.passes_files = self.is_local
         """True if large payloads go to the peer as memory files, uncopied."""
@@ -59,11 +51,23 @@ class Connection:
         self._pending: Callable[[], int] = getattr(sock, "pending", int)
         self._queue = SendQueue()
         self._events = IN
-        self._closing = False  # it closes when all is sent
         self._failure: OSError | None = None  # of a write in the middle of a wakeup
         sock.setblocking(False)
         loop.watch(sock.fileno(), self._events, self._on_ready)
         loop.connections.add(self)
+
+    def _set_up(self, loop: Loop, peer: str, decoder: wire.Decoder | None = None) -> None:
+        """Set what a connection has, whatever carries its messages."""
+        self.decoder = decoder or wire.Decoder()
+        self.on_message: Callable[[Any], None] = lambda message: None
+        self.on_close: Callable[[str], None] = lambda reason: None
+        self.on_drained: Callable[[], None] | None = None
+        self.heard_at = self._counted_at = time.monotonic()
+        self.closed = False
+        self.peer = peer
+        self._silence = 0
+        self._loop = loop
+        self._closing = False  # it closes when all is sent
 
     @property
     def is_local(self) -> bool:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from cw import credential
-from cw.net import address
+from cw.net import address, in_process
+from cw.net.connection import Connection
 from cw.net.loop import Loop
 from cw.net.sockets import connect_locally, tune
 
 
 def dial(
     loop: Loop,
-    addresses: Iterable[tuple[str, int]],
+    addresses: Sequence[tuple[str, int]],
     timeout: float,
-    on_connected: Callable[[socket.socket, tuple[str, int]], None],
+    on_connected: Callable[[socket.socket | Connection, tuple[str, int]], None],
     on_failed: Callable[[list[tuple[tuple[str, int], OSError]]], None],
 ) -> None:
     """Connect to the first master that has our credential. A thread of its own does this: a name may take long to
     resolve, and a handshake may take long. `timeout`: limit of each attempt (seconds).
 
-    Calls one of the callbacks, in the loop's thread; `on_failed` gets each address with its error.
+    Calls one of the callbacks, in the loop's thread; `on_connected` gets a socket, or a connection to a master of this
+    process; `on_failed` gets each address with its error.
     """
+
+    if addresses and (admit := in_process.masters.get(addresses[0])) is not None:
+        loop.call_later(0.0, lambda: on_connected(in_process.join(loop, admit), addresses[0]))
+        return
 
     def work() -> None:
         failures: list[tuple[tuple[str, int], OSError]] = []

@@ -144,8 +144,6 @@ class MasterLink:
         """True from the master's Welcome until either side says Goodbye, or the connection ends."""
         self.find = find
         """Lists the addresses to try."""
-        self.find = find
-        """Lists the addresses to try."""
         self.is_held = False
         """True if no other connection is made when this one is lost, until `resume`: another process may be taking the
         session over."""
@@ -253,14 +251,16 @@ class MasterLink:
 
     # --- finding the master ---
 
-    def _on_connected(self, sock: socket.socket, where: tuple[str, int]) -> None:
+    def _on_connected(self, sock: socket.socket | Connection, where: tuple[str, int]) -> None:
         if self._has_left or self.is_held or self.connection is not None:
             sock.close()
             return
         self.where = address.join(*where)
-        connection = self.connection = Connection(
-            self._loop, sock, decoder=wire.Decoder(self._terms.allocate)
-        )
+        if isinstance(sock, Connection):
+            connection = sock
+        else:
+            connection = Connection(self._loop, sock, decoder=wire.Decoder(self._terms.allocate))
+        self.connection = connection
         if self._silence is not None:
             connection.set_patience(self._silence)
         if connection.is_local:  # a local socket does not know the address

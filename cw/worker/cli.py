@@ -17,8 +17,8 @@ from cw.worker.leaving import Leaving
 from cw.worker.worker import Settings, Worker
 
 
-def main() -> int:
-    """Run the worker program. Returns its exit status."""
+def main(prepare: Callable[[Loop, Worker], None] = lambda loop, worker: None) -> int:
+    """Run the worker program. Returns its exit status. `prepare(loop, worker)` is called before it joins its master."""
     options = _parse()
     program.set_up_logging(options.verbose)
     if options.host and options.slurm:
@@ -46,6 +46,7 @@ def main() -> int:
     program.watch_lifeline(loop, options.lifeline_fd, worker.leaving.on_launcher_gone)
     if options.ready_fd is not None:
         worker.on_joined = program.ready_reporter(options.ready_fd)
+    prepare(loop, worker)
     worker.connect()
     try:
         loop.run()

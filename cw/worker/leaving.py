@@ -11,7 +11,7 @@ All code here runs in the loop's thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cw import program
 from cw.events import EventLogger
@@ -37,7 +37,8 @@ class Leaving:
         self.idleness = Idleness(idle, time.monotonic())
         self.was_idle = False
         """It ends because it had nothing to do."""
-        self._loop = loop
+        self.on_left: Callable[[], None] = loop.stop
+        """Called when it has left; perhaps twice."""
         self._departure = policy
         self._execution = execution
         self._link = link
@@ -128,7 +129,7 @@ class Leaving:
         logger.info("worker.used", "%s", as_line(self._execution.usage.measure(time.monotonic())))
         # Before goodbye: a job that the master requeues must not run here any more.
         self._execution.runners.close()
-        self._link.leave(self._loop.stop)
+        self._link.leave(self.on_left)
 
     def _what_is_here(self) -> departure.Here:
         slots, outcomes = self._execution.slots, self._execution.outcomes

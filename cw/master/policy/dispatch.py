@@ -337,6 +337,11 @@ class Dispatcher:
         actions += self._reconciler.on_settled(session, is_complete)
         return merged(actions) + self._scheduler.assign_for(session)
 
+    def on_lost_before(self, key: SessionKey, up_to: int, note: dict[str, Any]) -> list[Action]:
+        """All is resubmitted, and a worker had died together with the master before: jobs up to this number may have
+        been running there, if no other worker holds them. Called before `on_settled`."""
+        return self._reconciler.on_lost_before(self.state.sessions[key], up_to, note)
+
     def on_received(self, key: SessionKey, count: int) -> list[Action]:
         """The client has the first `count` of the results that were delivered since it connected."""
         return self._reconciler.on_received(self.state.sessions[key], count)

@@ -8,9 +8,10 @@ the outcome kept. One whose job is open here is *adopted*. One whose job has not
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cw.master.policy.actions import Action, Inventory, SendToClient, SendToWorker, attempt_counts, merged
-from cw.master.policy.jobs import Job, Queue, Session, SessionKey, Worker, WorkerKey
+from cw.master.policy.jobs import WORKER_LOSSES, Job, Queue, Session, SessionKey, Worker, WorkerKey
 from cw.master.policy.state import State
 from cw.net import messages as m
 from cw.net.messages import FINISHED, RUNNING
@@ -219,6 +220,22 @@ class Reconciler:
                 else:
                     actions += self.adopt(job, *held_job)
         return merged(actions)
+
+    def on_lost_before(self, session: Session, up_to: int, note: dict[str, Any]) -> list[Action]:
+        """Charge a loss to the resubmitted jobs up to this number that no worker holds."""
+        actions: list[Action] = []
+        for job in list((session.settling or {}).values()):
+            if job.number > up_to:
+                continue
+            job.worker_losses += 1
+            job.notes += (note,)
+            if job.worker_losses >= WORKER_LOSSES or job.attempts() == 1:
+                actions.append(self._state.give_up(job, "its worker was lost"))
+                if session.settling is not None:
+                    session.settling.pop(job.number, None)
+            else:
+                actions.append(SendToClient(session.key, attempt_counts(job)))
+        return actions
 
     def on_settled(self, session: Session, is_complete: bool) -> list[Action]:
         settling, session.settling = session.settling or {}, None
