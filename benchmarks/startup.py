@@ -14,7 +14,7 @@ from benchmarks.functions import noop
 from benchmarks.measuring import Figure, timed
 from benchmarks.processes import cpu_seconds, descendants, harness_pid
 
-SYSTEMS = ("cw", "cw-own", "pool-async", "processpool", "loky", "mpi4py", "executorlib", "ray", "parsl", "dask",
+SYSTEMS = ("cw", "pool-async", "processpool", "loky", "mpi4py", "executorlib", "ray", "parsl", "dask",
            "ipyparallel")  # fmt: skip
 FIGURES = (
     Figure("seconds with the import", higher_is_better=False),

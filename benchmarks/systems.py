@@ -121,26 +121,22 @@ class _CwSystem(System):
 
 
 class Cw(_CwSystem):
-    """A local cluster and its executor."""
+    """An executor with a cluster of its own."""
 
     label = "cw"
-    local = 0  # slots of the cluster that the executor starts itself; 0: it starts none
+    masters = ("cw.worker",)  # it is the master, too
 
     def __init__(self, slots: int) -> None:
         import cw
 
         with ExitStack() as stack:
-            address = self._start(stack, slots)
-            executor = cw.ClusterExecutor(*address, local=self.local or None, store=self.stores or None)
-            self._executor = stack.enter_context(executor)
+            where = self._start(stack, slots)
+            self._executor = stack.enter_context(cw.ClusterExecutor(**where, store=self.stores or None))
             self._stack = stack.pop_all()
 
-    def _start(self, stack: ExitStack, slots: int) -> tuple:
-        """Start a cluster; returns its address, if needed."""
-        import cw
-
-        stack.enter_context(cw.mp.allocate(slots))
-        return ()  # cw finds the cluster of its own process
+    def _start(self, stack: ExitStack, slots: int) -> dict[str, Any]:
+        """Start a cluster, unless the executor does; returns where that finds one."""
+        return {"local": slots}
 
     def submit(self, function, *args):
         return self._executor.submit(function, *args)
@@ -150,16 +146,6 @@ class Cw(_CwSystem):
 
     def close(self):
         self._stack.close()
-
-
-class CwOwn(Cw):
-    """An executor, which starts the cluster that it needs: what a program has that knows of none."""
-
-    label = "cw, its own cluster"
-
-    def _start(self, stack: ExitStack, slots: int) -> tuple:
-        self.local = slots
-        return ()
 
 
 class CwStored(Cw):
@@ -173,12 +159,13 @@ class CwWorkers(Cw):
     """A master and one-slot workers, each started by hand."""
 
     label = "cw, workers of one slot"
+    masters = _CwSystem.masters
 
-    def _start(self, stack: ExitStack, slots: int) -> tuple:
+    def _start(self, stack: ExitStack, slots: int) -> dict[str, Any]:
         port = free_port()
         self.master = stack.enter_context(Program("cw.master", "--host", "127.0.0.1", "--port", str(port)))
         self._start_workers(stack, port, slots)
-        return ("127.0.0.1", port)
+        return {"host": "127.0.0.1", "port": port}
 
     def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
         workers = [stack.enter_context(Program("cw.worker", f"127.0.0.1:{port}")) for _ in range(slots)]
@@ -419,23 +406,16 @@ class Pool(System):
 
 
 class CwPool(Pool):
-    """A local cluster and the interface of multiprocessing's pool."""
+    """The interface of multiprocessing's pool with a cluster of its own."""
 
     label = "cw.Pool"
     modules = ("cw",)
-    masters = _CwSystem.masters
+    masters = Cw.masters
 
     def __init__(self, slots: int) -> None:
         import cw
 
-        with ExitStack() as stack:
-            stack.enter_context(cw.mp.allocate(slots))
-            self._pool = stack.enter_context(cw.Pool())
-            self._stack = stack.pop_all()
-
-    def close(self):
-        super().close()
-        self._stack.close()
+        self._pool = cw.Pool(slots, local=slots)
 
 
 class PoolAsync(Pool):
@@ -826,7 +806,6 @@ class Ipyparallel(System):
 
 SYSTEMS: dict[str, type[System]] = {
     "cw": Cw,
-    "cw-own": CwOwn,
     "cw-thread": CwThread,
     "cw-stored": CwStored,
     "cw-thread-stored": CwThreadStored,
