@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Program, events_in, is_running, lines_of, run_script, start_script
+from programs import LIMIT, Program, descendants_of, events_in, is_running, lines_of, run_script, start_script
 
 import cw
 from cw import own_cluster
@@ -304,6 +304,31 @@ def test_master_and_worker_are_one_process_and_each_has_its_log():
     finally:
         cluster.stop()
     assert not process.is_alive()
+
+
+def switches_of(pid):
+    """How often the main thread of a process has gone to sleep so far."""
+    return int(
+        re.search(r"^voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[1]
+    )
+
+
+def test_a_job_that_is_alone_wakes_its_process_twice_and_its_runner_once():
+    """With a master in a process of its own, both together five times."""
+    trips = 300
+    cluster = cw.mp.start_own(1)
+    try:
+        with cw.ClusterExecutor(cluster.master) as executor:
+            for n in range(50):
+                executor.submit(pow, n, 2).result()
+            (process,) = cluster._workers
+            pids = [process.pid, *descendants_of(process.pid)]
+            before = sum(map(switches_of, pids))
+            for n in range(trips):
+                assert executor.submit(pow, n, 2).result(LIMIT) == n * n
+            assert sum(map(switches_of, pids)) - before < 4 * trips
+    finally:
+        cluster.stop()
 
 
 # --- it is not made ---------------------------------------------------------------------------
