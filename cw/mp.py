@@ -148,7 +148,7 @@ def find_local(master: str) -> LocalCluster | None:
 
 def take_over(handed: HandedOn) -> LocalCluster:
     """Take over a cluster that another process has handed on: it ends with this program."""
-    plan = _make_plan(ClusterOptions(handed.slots))._replace(is_one=len(handed.processes) == 1)
+    plan = _make_plan(ClusterOptions(handed.slots))._replace(is_one=handed.is_one)
     return LocalCluster(plan, is_default=False, handed=handed)
 
 
@@ -164,9 +164,11 @@ class HandedOn(NamedTuple):
     slots: int
     logs: str
     processes: list[Process]
-    """Its master and its worker; or one that is both."""
+    """Its master and its worker, as far as it has them; or one that is both."""
     lifeline: int
     """Descriptor that keeps the cluster alive, for the other process to inherit."""
+    is_one: bool
+    """Master and worker are one process."""
 
 
 class LocalCluster(Cluster):
@@ -217,8 +219,8 @@ class LocalCluster(Cluster):
         for supervisor in self._supervisors:
             supervisor.end()
         self.forget()
-        lifeline = self._lifeline.handed_on()
-        return HandedOn(self.master, self.slots, self.logs, [*self._master, *self._workers], lifeline)
+        processes, lifeline = [*self._master, *self._workers], self._lifeline.handed_on()
+        return HandedOn(self.master, self.slots, self.logs, processes, lifeline, self._plan.is_one)
 
     def is_alive(self) -> bool:
         """True if its master runs, or is started again."""

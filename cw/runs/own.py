@@ -52,8 +52,10 @@ def start_keeper(folder: RunFolder) -> None:
 
 def take_over(text: str, lifeline: int) -> LocalCluster:
     """Take over the cluster that `start_keeper` has handed on."""
-    master, slots, logs, processes, _ = json.loads(text)
-    return mp.take_over(HandedOn(master, slots, logs, [Process(*each) for each in processes], lifeline))
+    master, slots, logs, processes, _, is_one = json.loads(text)
+    return mp.take_over(
+        HandedOn(master, slots, logs, [Process(*each) for each in processes], lifeline, is_one)
+    )
 
 
 def start(folder: RunFolder) -> LocalCluster:
