@@ -1,6 +1,7 @@
 """The cluster that cw makes for a program that knows of none. (A test fails if it leaves a process behind.)"""
 
 import os
+import queue
 import re
 import signal
 import sys
@@ -10,7 +11,17 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from programs import LIMIT, Program, descendants_of, events_in, is_running, lines_of, run_script, start_script
+from programs import (
+    LIMIT,
+    Program,
+    Worker,
+    descendants_of,
+    events_in,
+    is_running,
+    lines_of,
+    run_script,
+    start_script,
+)
 
 import cw
 from cw import own_cluster
@@ -18,6 +29,8 @@ from cw.cpus import usable_cpus
 from cw.errors import StartRefused
 from cw.launch import batch_signs
 from cw.net import address
+from cw.observer.model import Snapshot
+from cw.top.live import LiveSource
 
 PRELUDE = """
 import os, signal, subprocess, sys, threading, time
@@ -304,6 +317,29 @@ def test_master_and_worker_are_one_process_and_each_has_its_log():
     finally:
         cluster.stop()
     assert not process.is_alive()
+
+
+def test_a_worker_that_is_drained_leaves_and_its_master_stays_until_the_end():
+    cluster = cw.mp.start_own(1)
+    (process,) = cluster._workers
+    try:
+        with cw.ClusterExecutor(cluster.master) as executor:
+            assert executor.submit(pow, 2, 3).result(LIMIT) == 8
+        seen = queue.Queue()
+        source = LiveSource(cluster.master, True)
+        source.start(seen.put)
+        source.drain(
+            next(update for update in iter(seen.get, None) if isinstance(update, Snapshot)).workers[0].key
+        )
+        wait_until(lambda: not cw.status(cluster.master).totals.slots, LIMIT)
+        source.close()
+        with Worker(cluster.master, "-n", "2"):
+            wait_until(lambda: cw.status(cluster.master).totals.slots == 2, LIMIT)
+            with cw.ClusterExecutor(cluster.master) as executor:
+                assert executor.submit(pow, 2, 3).result(LIMIT) == 8
+    finally:
+        cluster.stop()
+    assert process.exit_status() == 0  # not killed
 
 
 def switches_of(pid):

@@ -4,8 +4,8 @@
                                 '--- one Loop ---'
 
 Other workers may join, and observers see a master and a worker as in any cluster. The process has the worker's name and
-options. When the worker leaves, the master does, too. If the process dies, its launcher starts the next one, which
-listens at the same address; `Records` has what that one must know.
+options. The master leaves when the worker has left, unless that was only asked to drain. If the process dies, its
+launcher starts the next one, which listens at the same address; `Records` has what that one must know.
 """
 
 from __future__ import annotations
@@ -49,4 +49,4 @@ def _add_master(loop: Loop, worker: Worker, listeners: Sequence[int], log: int, 
     # It has the ident of the one before, so that clients which come back wait for no other.
     worker.ident = kept.worker or worker.ident
     kept.note_worker(worker.ident, os.getpid())
-    worker.leaving.on_left = master.leave
+    worker.leaving.on_left = lambda: master.leave() if worker.leaving.ends_process else None

@@ -38,7 +38,10 @@ class Leaving:
         self.was_idle = False
         """It ends because it had nothing to do."""
         self.on_left: Callable[[], None] = loop.stop
-        """Called when it has left; perhaps twice."""
+        """Called when it has left, and at each request to end that comes after that."""
+        self.ends_process = False
+        """It leaves because its process must end; otherwise it was only asked to drain."""
+        self._has_left = False
         self._departure = policy
         self._execution = execution
         self._link = link
@@ -47,15 +50,15 @@ class Leaving:
 
     def on_sigterm(self) -> None:
         """Handle a request to end. First: finish running jobs; second: stop them; third: leave at once."""
-        self._perform(self._departure.on_sigterm(time.monotonic()))
+        self._end(self._departure.on_sigterm(time.monotonic()))
 
     def on_sigint(self) -> None:
         """Handle Ctrl-C like `on_sigterm`, but never take a second one for a repetition of the first."""
-        self._perform(self._departure.on_sigint(time.monotonic()))
+        self._end(self._departure.on_sigint(time.monotonic()))
 
     def on_sighup(self) -> None:
         """Handle the end of the terminal: finish running jobs, and leave."""
-        self._perform(self._departure.on_sighup(time.monotonic()))
+        self._end(self._departure.on_sighup(time.monotonic()))
 
     def on_notice(self) -> None:
         """Handle the notice of an end that is near, long before SIGTERM."""
@@ -63,7 +66,7 @@ class Leaving:
 
     def on_launcher_gone(self) -> None:
         """Handle the loss of the launcher, or its request to be rid of this worker."""
-        self._perform(self._departure.on_launcher_gone(time.monotonic()))
+        self._end(self._departure.on_launcher_gone(time.monotonic()))
 
     def on_second(self, now: float) -> None:
         """Leave if the worker has had nothing to do for long. Called about every second."""
@@ -78,6 +81,12 @@ class Leaving:
     def on_drain(self, message: m.Drain) -> None:
         """Handle the master's request to drain."""
         self._perform(self._departure.on_drain_until_the_end("it was asked to", time.monotonic()))
+
+    def _end(self, actions: Iterable[departure.Action]) -> None:
+        self.ends_process = True
+        if self._has_left:
+            self.on_left()
+        self._perform(actions)
 
     def _on_alarm(self, alarm: departure.Alarm) -> None:
         self._perform(self._departure.on_alarm(alarm, time.monotonic()))
@@ -129,7 +138,11 @@ class Leaving:
         logger.info("worker.used", "%s", as_line(self._execution.usage.measure(time.monotonic())))
         # Before goodbye: a job that the master requeues must not run here any more.
         self._execution.runners.close()
-        self._link.leave(self.on_left)
+        self._link.leave(self._on_left)
+
+    def _on_left(self) -> None:
+        self._has_left = True
+        self.on_left()
 
     def _what_is_here(self) -> departure.Here:
         slots, outcomes = self._execution.slots, self._execution.outcomes
