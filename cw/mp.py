@@ -100,10 +100,13 @@ def allocate(options: ClusterOptions) -> LocalCluster:
     """Start a local cluster with `nworkers` slots for a `with` block, or until its `close()` or the end of the program.
 
     It is ready when this returns, and gone when the block or the program ends, also soon after the program is killed.
-    Other clusters, including that of `start`, are not affected. Arguments and errors are those of `start`.
+    Other clusters, including that of `start`, are not affected. Arguments and errors are those of `start`. Master and
+    worker are one process, unless options are given for one of them.
     """
     guard.check_start("cw.mp.allocate()")
-    return LocalCluster(_make_plan(options))
+    plan = _make_plan(options)
+    has_options = options.list_of("master_options") or options.list_of("worker_options")
+    return LocalCluster(plan._replace(is_one=len(plan.roles) == 2 and not has_options))
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ def test_ctrl_c_ends_a_program_and_all_it_started(tmp_path):
             open(f"running {n}", "w").close()
             time.sleep(1000)
         with cw.mp.allocate(2) as cluster:
-            open("master", "w").write(str(cluster._master[0].pid))
+            open("worker", "w").write(str(cluster._workers[0].pid))
             with cw.ClientThread() as thread:
                 for n in range(10):
                     thread.submit(work, n)
@@ -164,7 +164,7 @@ def test_ctrl_c_ends_a_program_and_all_it_started(tmp_path):
     """
     with start_script(tmp_path, source) as script:
         wait_until(lambda: (tmp_path / "running 0").exists() and (tmp_path / "running 1").exists(), LIMIT)
-        below = [int((tmp_path / "master").read_text()), *descendants_of(script.pid)]
+        below = [int((tmp_path / "worker").read_text()), *descendants_of(script.pid)]
         assert len(below) >= 5
         script.send_signal(signal.SIGINT)
         assert script.wait() == -signal.SIGINT

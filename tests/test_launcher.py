@@ -188,7 +188,7 @@ def test_a_worker_that_is_told_to_end_stays_away_and_so_does_one_without_its_mas
         os.kill(worker, signal.SIGTERM)
         wait_until(lambda: not any(t.name == "cw supervisor" for t in threading.enumerate()), TIMEOUT)
         assert not workers_of(home)
-    with cw.mp.allocate(1):
+    with cw.mp.allocate(1, master_options=["--silence", "30"]):  # each has a process of its own
         (worker,) = workers_of(home)
         (master,) = pids_of(home, "cw.master")
         os.kill(master, signal.SIGKILL)

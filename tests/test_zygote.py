@@ -19,10 +19,13 @@ from cw.launch.launcher import Lifeline
 from cw.worker.runners import early
 from cw.worker.runners.forkserver import Forkserver
 
+APART = {"master_options": ["--silence", "30"]}
+"""Options of `allocate` with which the master has a process of its own."""
+
 
 @pytest.fixture
 def cluster():
-    with cw.mp.allocate(1) as cluster:
+    with cw.mp.allocate(1, **APART) as cluster:
         yield cluster
 
 
@@ -37,7 +40,8 @@ def test_parts_come_back_from_an_argument():
         assert zygote.Parts.from_text(parts.to_text()) == parts
 
 
-def test_a_runner_has_the_modules_of_a_forkserver_that_python_starts(cluster):
+@pytest.mark.parametrize("options", [{}, APART], ids=["one process", "two processes"])
+def test_a_runner_has_the_modules_of_a_forkserver_that_python_starts(options):
     code = (
         "from cw.worker.runners import forkserver; from cw.payloads import serialize;"
         "serialize.load_what_errors_take(); import sys; print(*sys.modules)"
@@ -46,12 +50,13 @@ def test_a_runner_has_the_modules_of_a_forkserver_that_python_starts(cluster):
         "import cw, sys; executor = cw.ClusterExecutor(sys.argv[1]);"
         "print(*executor.submit(eval, \"[*__import__('sys').modules]\").result())"
     )
-    alone, here = (
-        subprocess.run(
-            [sys.executable, "-c", text, cluster.master], capture_output=True, text=True, check=True
-        ).stdout
-        for text in (code, program)
-    )
+    with cw.mp.allocate(1, **options) as cluster:
+        alone, here = (
+            subprocess.run(
+                [sys.executable, "-c", text, cluster.master], capture_output=True, text=True, check=True
+            ).stdout
+            for text in (code, program)
+        )
     of_zygote = {"cw.launch", "cw.launch.zygote", "cw.worker.runners.early", "gc", "__mp_main__"}
     assert {*here.split()} - {*alone.split()} <= of_zygote
 
@@ -113,7 +118,11 @@ def test_each_process_is_shown_with_its_own_command(cluster):
     worker = worker_of(cluster)
     (forkserver,) = children_of(worker)
     host = cluster.master.encode()
-    assert _command(master.pid)[1:5] == [b"-m", b"cw.master", b"--host", b"127.0.0.1"]
+    assert _command(master.pid)[1:5] == [
+        b"-m",
+        b"cw.master",
+        *(each.encode() for each in APART["master_options"]),
+    ]
     assert _command(worker)[1:4] == [b"-m", b"cw.worker", host]
     assert _command(forkserver)[1:] == [b"-m", b"cw.worker.runners.forkserver"]
 
@@ -122,6 +131,10 @@ def test_a_start_that_fails_before_the_master_exists_is_reported(monkeypatch):
     monkeypatch.setattr(local_parts, "_worker_environment", lambda *_: {**os.environ, "PYTHONHASHSEED": "x"})
     with pytest.raises(
         cw.LaunchError, match=r"(?s)worker ended before it had forked the master.*PYTHONHASHSEED"
+    ):
+        cw.mp.allocate(1, **APART)
+    with pytest.raises(
+        cw.LaunchError, match=r"(?s)worker ended before the cluster was ready.*PYTHONHASHSEED"
     ):
         cw.mp.allocate(1)
 
