@@ -112,7 +112,7 @@ class _Getter:
 
 class _CwSystem(System):
     modules = ("cw",)
-    masters = ("cw.master",)
+    masters = ("cw.worker",)  # in the cluster of one program it is the master, too
 
     def share(self, value):
         import cw
@@ -124,7 +124,6 @@ class Cw(_CwSystem):
     """An executor with a cluster of its own."""
 
     label = "cw"
-    masters = ("cw.worker",)  # it is the master, too
 
     def __init__(self, slots: int) -> None:
         import cw
@@ -159,7 +158,7 @@ class CwWorkers(Cw):
     """A master and one-slot workers, each started by hand."""
 
     label = "cw, workers of one slot"
-    masters = _CwSystem.masters
+    masters = ("cw.master",)
 
     def _start(self, stack: ExitStack, slots: int) -> dict[str, Any]:
         port = free_port()
@@ -410,7 +409,7 @@ class CwPool(Pool):
 
     label = "cw.Pool"
     modules = ("cw",)
-    masters = Cw.masters
+    masters = _CwSystem.masters
 
     def __init__(self, slots: int) -> None:
         import cw

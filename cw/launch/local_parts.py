@@ -50,10 +50,15 @@ def start(
         listeners = _listen(plan.port, credential.load_or_make().fingerprint)
         master = address.join(*listeners["--listen-fd"].getsockname())
         options = [*plan.master_options, "--host", "127.0.0.1", "--no-address-file"]
-        if lifeline and plan.is_one:
+        if plan.is_one:
+            assert lifeline is not None
             children.append(_start_one(plan, logs, master, lifeline, listeners))
             note(master, children[0])
-            meanwhile()
+            try:
+                meanwhile()
+            except BaseException:
+                os.close(children[0].ready)
+                raise
         elif lifeline and "worker" in plan.roles:
             forked = spawning.spawn_both(
                 _worker_options(plan, master), options, logs,
