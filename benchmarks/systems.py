@@ -212,13 +212,13 @@ class CwNamespaces(CwWorkers):
 
     label = "cw, machines apart"
 
-    def _start(self, stack: ExitStack, slots: int) -> tuple:
+    def _start(self, stack: ExitStack, slots: int) -> dict[str, Any]:
         middle, far = namespaces.machines(stack)
         port = 5494
         stack.enter_context(Program("cw.master", "--port", str(port), enter=middle.enter))
         worker = ("cw.worker", f"{namespaces.MIDDLE_FROM_FAR}:{port}", "-n", str(slots))
         stack.enter_context(Program(*worker, enter=far.enter))
-        return (namespaces.MIDDLE, port)
+        return {"host": namespaces.MIDDLE, "port": port}
 
     @classmethod
     def missing(cls) -> str | None:
