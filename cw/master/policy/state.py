@@ -175,7 +175,11 @@ class State:
             worker.floors = []
             pool.lending.pop(worker, None)
         if worker.is_idle:
-            pool.idle[worker] = pool.has_capacity[worker] = None
+            pool.has_capacity[worker] = None
+            if worker not in pool.idle:
+                pool.idle[worker] = None
+                if worker.done:
+                    pool.idle.move_to_end(worker, last=False)
             return
         pool.idle.pop(worker, None)
         if worker.has_capacity and not worker.is_stuck:
