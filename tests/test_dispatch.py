@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cw.master.policy.actions import Assign, Deliver, GiveUp, SendToClient, SendToWorker, attempt_counts
 from cw.master.policy.dispatch import Dispatcher
 from cw.master.policy.jobs import AHEAD_BYTES, AHEAD_JOBS, AHEAD_SECONDS, CRASHES, WORKER_LOSSES, Job
-from cw.master.policy.room import RECALL_BACKOFF_TICKS, TURN_JOBS
+from cw.master.policy.room import QUANTUM_SECONDS, RECALL_BACKOFF_TICKS, TURN_JOBS
 from cw.master.policy.scheduler import EXCLUDED_TICKS
 from cw.master.policy.state import LOOK_PAST
 from cw.master.policy.why import Cause, Survey
@@ -113,6 +113,19 @@ def test_of_idle_workers_the_one_that_was_busy_last_is_the_next_and_new_ones_com
     result(d, "v", 2)
     actions = d.on_submitted("s", jobs(3, 4, 5, 6))
     assert assigned(actions) == [("v", [3]), ("u", [4]), ("w", [5]), ("x", [6])]
+
+
+@pytest.mark.parametrize("waiting, places", [(64, 1), (512, 8), (800, 8), (1600, 8), (16_000, 64)])
+def test_a_long_queue_of_the_shortest_jobs_goes_to_a_few_of_many_idle_workers(waiting, places):
+    d = dispatcher("s", **{f"w{n}": 1 for n in range(100)})
+    found = assigned(d.on_submitted("s", jobs(*range(waiting), f=known(1e-7))))
+    assert [len(numbers) for _, numbers in found] == [waiting // places] * places
+
+
+def test_a_long_queue_of_short_jobs_goes_to_all_idle_workers_if_they_take_longer_than_it_does():
+    d = dispatcher("s", **{f"w{n}": 1 for n in range(100)})
+    found = assigned(d.on_submitted("s", jobs(*range(900), f=known(QUANTUM_SECONDS / 9.5))))
+    assert [len(numbers) for _, numbers in found] == [9] * 100
 
 
 def test_a_jobs_start_is_told_once_and_not_for_what_is_not_held():

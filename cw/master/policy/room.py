@@ -10,7 +10,17 @@ places. Smaller: with many workers, the shortest jobs travel in frames of one, w
 time."""
 
 QUANTUM_JOBS = 64
-"""Most jobs given to an idle slot before the next idle slot has its turn."""
+"""Most jobs given to an idle slot before the next idle slot has its turn, if no more than QUANTUM_PLACES times as many
+wait."""
+
+QUANTUM_PLACES = 8
+"""Idle slots over which a longer queue is spread, as far as QUANTUM_SECONDS and LONGEST_QUANTUM allow it. Larger: with
+many workers, more and shorter frames. Smaller: such jobs wait for a few runners, and not for the master any more
+(which needs half as long for a no-op as a runner)."""
+
+LONGEST_QUANTUM = AHEAD_JOBS // 4
+"""Most jobs given to an idle slot at once, however many wait. Larger: more to recall from a worker that stalls; with
+half of AHEAD_JOBS, the only worker would not be topped up at once."""
 
 TURN_JOBS = 32
 """Jobs of one session dispatched before the next has its turn. Larger: longer frames, coarser turns."""
@@ -27,8 +37,12 @@ class Room:
 
     __slots__ = ("has_turns", "jobs", "seconds", "turn_jobs", "turn_seconds")
 
-    def __init__(self, worker: Worker, ahead: bool) -> None:
-        self.jobs = worker.slots * (AHEAD_JOBS if ahead else QUANTUM_JOBS)
+    def __init__(self, worker: Worker, ahead: bool, waiting: int = 0) -> None:
+        """`waiting`: length of the queue from which idle slots get their jobs."""
+        quantum = QUANTUM_JOBS
+        if waiting > QUANTUM_JOBS * QUANTUM_PLACES:
+            quantum = min(waiting // QUANTUM_PLACES, LONGEST_QUANTUM)
+        self.jobs = worker.slots * (AHEAD_JOBS if ahead else quantum)
         self.seconds = worker.slots * (AHEAD_SECONDS if ahead else QUANTUM_SECONDS)
 
     def begin_turn(self, is_alone: bool) -> None:

@@ -151,8 +151,9 @@ class Scheduler:
                 self._assign_to_lent(pool, assigned)
             if not pool.rotation:
                 break
+            waiting = len(pool.rotation[0].backlog)
             for worker in sorted(candidates, key=_fullness) if pool.ending else list(candidates):
-                self._assign(worker, assigned.setdefault(worker, []), ahead)
+                self._assign(worker, assigned.setdefault(worker, []), ahead, waiting)
                 if not pool.rotation:
                     break
         return [Assign(worker.key, jobs) for worker, jobs in assigned.items() if jobs]
@@ -277,10 +278,10 @@ class Scheduler:
 
     # --- turns ---
 
-    def _assign(self, worker: Worker, out: list[Job], ahead: bool) -> None:
+    def _assign(self, worker: Worker, out: list[Job], ahead: bool, waiting: int = 0) -> None:
         """Move jobs from the queues to the worker, up to its room, sessions in turn."""
         rotation = worker.pool.rotation
-        room = Room(worker, ahead)
+        room = Room(worker, ahead, waiting)
         fruitless = 0  # sessions in a row that had nothing for this worker
         is_full = False
         while fruitless < len(rotation) and not is_full:
