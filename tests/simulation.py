@@ -164,6 +164,7 @@ class Link:
         gone = []
         if any(type(message) is kind and without(message, numbers)[1] for _, _, message in data):
             left = self.sim.chances.choice([0, 0, self.sim.chances.randint(0, len(data))])
+            left = max(left, sum(number <= self.taken for number, _, _ in data))
             if left:
                 self.taken = max(self.taken, data[left - 1][0])
             for index in range(left, len(data)):
