@@ -67,6 +67,7 @@ _FIXED = [spec for spec in SPECS.values() if spec.has_payloads and LISTS not in 
 _SINGLES = {spec.cls: struct.Struct(f"<I{spec.codes}Q") for spec in _FIXED}
 _SINGLE_FRAMES = {spec.cls: (struct.Struct(f"<IBBHI{spec.codes}Q"), spec.kind) for spec in _FIXED}
 _first = itemgetter(0)
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # (json.dumps would make an encoder each time)
 _make = tuple.__new__
 
 # Bytes of one entry of a batch, without its payload or the numbers in its list.
@@ -120,7 +121,7 @@ def encode_part(part: tuple[Any, ...], with_files: bool = False) -> Iterable[Fra
     spec = SPECS[type(part)]
     kind, codes = spec.kind, spec.codes
     if not spec.is_batch:
-        body = json.dumps(list(part), separators=(",", ":")).encode()
+        body = _to_json(part).encode()
         return ([HEADER.pack(len(body), kind, 0, 0) + body],)
     if not spec.has_payloads:
         head = _head(codes, part)
