@@ -199,7 +199,7 @@ def test_the_oldest_gives_way_to_the_newest_and_their_number_is_bounded(house, m
         pending[-1].recv(1)
 
 
-def test_who_is_in_the_middle_of_a_handshake_goes_first_then_the_newest(house, monkeypatch):
+def test_who_is_in_the_middle_of_a_handshake_goes_first_then_who_came_first(house, monkeypatch):
     monkeypatch.setattr(acceptor, "ROUND", 0.0)  # one step a round
     begun = house.begin_handshake()
     house.turn_until(
@@ -213,15 +213,74 @@ def test_who_is_in_the_middle_of_a_handshake_goes_first_then_the_newest(house, m
     begun.do_handshake()  # its last words
     time.sleep(0.05)
     house.turn_until(lambda: len(served) == 6)
-    assert served == [1, 6, 5, 4, 3, 2]
+    assert served == [1, 2, 3, 4, 5, 6]
     assert len(house.admitted) == 1
     del others
+
+
+def test_who_has_left_while_it_waited_costs_no_handshake(house, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    begun = []
+    monkeypatch.setattr(tls, "Handshake", begun.append)
+    house.begin_handshake().close()
+    house.turn()
+    house.turn_until(lambda: not house.pending())
+    assert not begun and not house.gate.turned_away and not caplog.records
+
+
+def test_who_had_to_wait_for_too_long_is_closed_before_a_handshake(house, monkeypatch, caplog):
+    begun = []
+    monkeypatch.setattr(tls, "Handshake", begun.append)
+    monkeypatch.setattr(acceptor, "MOST_WAIT", -1.0)
+    client = house.begin_handshake()
+    house.turn_until(lambda: house.gate.turned_away)
+    assert not begun and not house.pending() and "too long" in caplog.text
+    client.close()
+
+
+def test_who_waits_is_found_once_not_in_each_round(house, monkeypatch):
+    monkeypatch.setattr(acceptor, "ROUND", 0.0)  # one step a round
+    found = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(epoll, name)
+
+        def poll(self, *args):
+            ready = epoll.poll(*args)
+            found.extend(fd for fd, _ in ready if fd != house.listener.fileno())
+            return ready
+
+    epoll, house.gate._epoll = house.gate._epoll, Counting()
+    clients = [house.begin_handshake() for _ in range(20)]
+    house.turn_until(lambda: sum(peer.has_answered for peer in house.gate._pending.values()) == 20)
+    assert len(found) == len(set(found)) == 20
+    del clients
+
+
+def test_no_more_are_accepted_than_can_begin_soon(house, monkeypatch):
+    monkeypatch.setattr(acceptor, "NEW_PEERS", 3)
+    monkeypatch.setattr(acceptor, "ACCEPTS", 5)
+    monkeypatch.setattr(acceptor, "ROUND", -1.0)
+    waiting, step = [], house.gate._step
+    monkeypatch.setattr(
+        house.gate, "_step", lambda peer: (waiting.append(1 + len(house.gate._new)), step(peer))
+    )
+    clients = [house.begin_handshake() for _ in range(20)]
+    house.turn_until(lambda: sum(peer.has_answered for peer in house.gate._pending.values()) == 20)
+    assert max(waiting) <= 2 + 5  # five were accepted when two waited
+    del clients
 
 
 def test_who_waits_for_us_is_not_dropped_for_a_newcomer(house, monkeypatch):
     monkeypatch.setattr(acceptor, "PENDING_PEERS", 3)
     step = house.gate._step
-    monkeypatch.setattr(house.gate, "_step", lambda peer: None)  # as if there was never time
+
+    def wait_again(peer):  # as if there was never time
+        peer.is_waiting = True
+        house.gate._new.append(peer)
+
+    monkeypatch.setattr(house.gate, "_step", wait_again)
     early = [house.begin_handshake() for _ in range(3)]
     house.turn_until(lambda: house.pending() == 3)
     late = [house.begin_handshake() for _ in range(3)]
@@ -267,9 +326,9 @@ def test_strangers_get_a_share_of_the_time_and_no_more(house, monkeypatch):
     begin, served = time.monotonic(), 0.0
     for _ in range(20):
         house.begin_handshake()
-        before = time.monotonic()
+        before = time.thread_time()
         house.turn()
-        served += time.monotonic() - before
+        served += time.thread_time() - before
         while house.rests:
             seconds, go_on = house.rests.pop()
             assert not house.loop._epoll.poll(0), "pending wake the loop while they have to wait"

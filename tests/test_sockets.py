@@ -1,10 +1,11 @@
 """What is asked of the kernel about sockets."""
 
 import socket
+import time
 
 from loops import tcp_pair
 
-from cw.net.sockets import name_of_peer, receive_with_files, tune
+from cw.net.sockets import name_of_peer, receive_with_files, silence_of_peer, tune
 
 
 def test_a_dead_host_is_found_by_the_kernel():
@@ -33,3 +34,16 @@ def test_descriptors_come_with_the_bytes_that_they_were_sent_with():
         count, (fd,) = receive_with_files(other, into)
         with socket.socket(fileno=fd) as received:
             assert (bytes(into[:count]), received.family) == (b"abc", sent.family)
+
+
+def test_the_silence_of_a_peer_begins_with_its_last_bytes():
+    ours, raw = tcp_pair()
+    with ours, raw:
+        while silence_of_peer(ours) < 0.05:
+            pass
+        begin = time.monotonic()
+        raw.send(b"x")
+        assert silence_of_peer(ours) <= time.monotonic() - begin + 0.02
+        raw.close()
+        assert ours.recv(10) == b"x" and ours.recv(10) == b""
+        assert silence_of_peer(ours) is None

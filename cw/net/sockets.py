@@ -28,6 +28,11 @@ half of it."""
 # Plain numbers: an operation of two enum members costs more than the system call.
 _CLOSED_ON_EXEC, _IS_CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
+_TCP_INFO = struct.Struct("< B 51x I".replace(" ", ""))
+"""Fields of tcp_info(7): state; milliseconds since bytes came from the other end, or since it has connected."""
+
+_ESTABLISHED = 1
+
 _ANCILLARY = socket.CMSG_SPACE(MOST_FILES * array("i").itemsize)
 
 
@@ -103,6 +108,14 @@ def name_of_peer(sock: socket.socket) -> str:
         return "this machine"
     # (A listener for IPv6 and IPv4 shows IPv4 addresses with that prefix.)
     return address.join(name[0].removeprefix("::ffff:"), name[1])
+
+
+def silence_of_peer(sock: socket.socket) -> float | None:
+    """Seconds since bytes came from the other end of a TCP socket, read or not; None: it has closed the connection."""
+    state, milliseconds = _TCP_INFO.unpack(
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    )
+    return milliseconds / 1000 if state == _ESTABLISHED else None
 
 
 def tune(sock: Any, patience: float = SILENCE) -> None:
