@@ -60,8 +60,9 @@ HELLO_SECONDS = 10.0
 HELLO_BYTES = 4096
 """Most bytes in a Hello. Before it, nothing else is read."""
 
-UNGREETED = 256
-"""Most connections without a Hello; at the limit the oldest is dropped."""
+UNGREETED = 1024
+"""Most connections without a Hello; at the limit the oldest is dropped. Larger: faulty peers can take more memory.
+Smaller: of thousands that join at once, some are dropped whose Hello is on its way, and come again."""
 
 LOST_KEPT = 1000
 """Most lost workers that are kept for observers."""
@@ -98,7 +99,7 @@ class Master:
         # Until then, clients may come back whose sessions only workers know.
         self._leftovers_end_at = time.monotonic() + SETTLE + settings.client_grace
         self._is_final = is_final
-        self._ungreeted: deque[tuple[float, Connection]] = deque()
+        self._ungreeted: dict[Connection, float] = {}  # when their time is over; the oldest first
         self._is_recalling = False
         self.records = records
         self._queued = _Queued(self)
@@ -117,8 +118,8 @@ class Master:
             "master.left_before_hello", "%s left before its hello", connection.peer
         )
         if len(self._ungreeted) >= UNGREETED:
-            self._ungreeted.popleft()[1].close()
-        self._ungreeted.append((time.monotonic() + HELLO_SECONDS, connection))
+            _close_oldest(self._ungreeted)
+        self._ungreeted[connection] = time.monotonic() + HELLO_SECONDS
 
     def perform(self, actions: list[Action]) -> None:
         """Carry out what the policy decided."""
@@ -222,7 +223,7 @@ class Master:
     # --- connections ---
 
     def _on_hello(self, connection: Connection, hello: m.Hello) -> None:
-        self._ungreeted = deque(entry for entry in self._ungreeted if entry[1] is not connection)
+        self._ungreeted.pop(connection, None)
         reason = checks.reason_to_refuse(hello)
         key = int(hello.ident[:16], 16) if not reason else 0
         client = self.clients.get(key) if hello.role == "client" else None
@@ -244,6 +245,8 @@ class Master:
                 client = self.clients[key] = ClientPeer(self, key, hello)
             client.on_connected(connection, hello, is_new)
             self.watching.on_client_joined(client)
+            self._resize_windows()
+            self._allow_shared()
         elif hello.role == "observer":
             ObserverPeer(self, connection, hello)
             return
@@ -254,13 +257,11 @@ class Master:
             self.workers[hello.ident] = WorkerPeer(
                 self, connection, hello, before is not None and before.is_known
             )
-        self._resize_windows()
 
     def _resize_windows(self) -> None:
         slots = self.dispatcher.state.slots()
         for client in self.clients.values():
             client.grant(slots)
-        self._allow_shared()
 
     def _allow_shared(self) -> None:
         """Let each client have the shared values for which the others leave memory."""
@@ -273,15 +274,14 @@ class Master:
     def _on_second(self, now: float) -> bool:
         events.flush_repeated()
         self.dispatcher.state.tallies.on_second(now)
-        while self._ungreeted and self._ungreeted[0][0] < now:
-            connection = self._ungreeted.popleft()[1]
+        while self._ungreeted and next(iter(self._ungreeted.values())) < now:
+            connection = _close_oldest(self._ungreeted)
             _lines.warning(
                 "master.hello_missing",
                 "%s sent no hello within %d s: its connection is closed",
                 connection.peer,
                 HELLO_SECONDS,
             )
-            connection.close()
         for worker in list(self.workers.values()):
             worker.on_second(now)
         survey = self.watching.survey = survey_of(self)
@@ -344,6 +344,14 @@ class _Queued:
 
     def close(self) -> None:
         self.sessions.clear()
+
+
+def _close_oldest(connections: dict[Connection, float]) -> Connection:
+    """Close and remove the first of these connections. Returns it."""
+    oldest = next(iter(connections))
+    del connections[oldest]
+    oldest.close()
+    return oldest
 
 
 def survey_of(master: Master) -> Survey:
