@@ -34,8 +34,10 @@ STEADY_SECONDS = 5.0
 """Time after which a connection counts as stable (seconds). Until then pauses keep growing: the master may close it
 again because of what it is sent."""
 
-HEARTBEAT = 5.0
-"""Seconds between signs of life, which the master answers; or a quarter of the shorter `--silence`, if less."""
+HEARTBEAT = 7.5
+"""Seconds between signs of life, which the master answers: a quarter of the usual `--silence`, or of the shorter one if
+that is less. Larger: a worker counts as lost when few of them are late. Smaller: thousands of workers cost the master
+more of its time."""
 
 SAYS_NOTHING = "it accepts the connection but says nothing"
 """Reason of a `Loss` if the master has not answered a Hello in time."""
