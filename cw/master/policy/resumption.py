@@ -32,7 +32,7 @@ SETTLE = 5.0
 """Time after a client's return in which workers of the previous master may come back (seconds). Resubmitted jobs are
 not dispatched until these have named what they hold, or the time is over. It begins anew with each that comes."""
 
-MOST_SETTLE = 60.0
+MOST_SETTLE = 300.0
 """Longest time for that, however many come (seconds): thousands take a while, and what they run must not run twice."""
 
 
