@@ -20,7 +20,7 @@ Structure; imports point down:
     resumed.py      the second run of stored jobs, in a process of its own
     crowd.py        1,000 workers in one process, for `thousand_workers`
     joiners.py      thousands of workers of other machines in a few processes, for `joining`
-    namespaces.py   machines on this one, for `machines`
+    namespaces.py   machines on this one, for `machines` and `joining`
     far_worker.py   a worker that talks to the master as from another machine, for `encrypted`
     processes.py    values from /proc: descendants, memory, CPU time
     functions.py    the jobs' functions, the same for all systems

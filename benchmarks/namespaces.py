@@ -1,6 +1,7 @@
-"""Machines on this one, for `machines`: network namespaces, joined by virtual cards. They are gone with this process.
+"""Machines on this one: network namespaces, joined by virtual cards. They are gone with this process.
 
-    this process 10.77.1.1 ------ 10.77.1.2 middle 10.77.2.1 ------ 10.77.2.2 far
+    machines()   this process 10.77.1.1 ------ 10.77.1.2 middle 10.77.2.1 ------ 10.77.2.2 far
+    beside(3)    this process 10.77.3.1 ------ 10.77.3.2 machine, for as many numbers as are needed
 
 Needs root. Each machine has its own loopback and abstract socket names: nothing takes a shorter way.
 """
@@ -50,22 +51,38 @@ class Machine:
         self._holder.communicate()
 
 
-def machines(stack: ExitStack) -> tuple[Machine, Machine]:
-    """Take this process, and what it starts from now on, to a machine of its own, and return the two others, as in the
-    picture, for the duration of the stack. To be called before threads are started that use the network."""
+def go_apart() -> None:
+    """Take this process, and what it starts from now on, to a machine of its own. To be called before threads are
+    started that use the network."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET) failed")
     _run("ip", "link", "set", "lo", "up")
+
+
+def beside(stack: ExitStack, number: int) -> tuple[Machine, str]:
+    """Return a machine beside this one for the duration of the stack, and the address at which it finds this one."""
+    machine, here = stack.enter_context(Machine()), f"10.77.{number}.1"
+    _join(f"m{number}", here, (), machine, "eth0", f"10.77.{number}.2")
+    return machine, here
+
+
+def machines(stack: ExitStack) -> tuple[Machine, Machine]:
+    """Do as `go_apart`, and return the two others, as in the picture, for the duration of the stack."""
+    go_apart()
     middle, far = (stack.enter_context(Machine()) for _ in range(2))
-    _run("ip", "link", "add", "m1", "type", "veth", "peer", "name", "c1", "netns", str(middle.pid))
-    _set_up("m1", HERE)
-    _set_up("c1", MIDDLE, *middle.enter)
-    _run(
-        *middle.enter, "ip", "link", "add", "f1", "type", "veth", "peer", "name", "m1", "netns", str(far.pid)
-    )
-    _set_up("f1", MIDDLE_FROM_FAR, *middle.enter)
-    _set_up("m1", FAR, *far.enter)
+    _join("m1", HERE, (), middle, "c1", MIDDLE)
+    _join("f1", MIDDLE_FROM_FAR, middle.enter, far, "m1", FAR)
     return middle, far
+
+
+def _join(
+    card: str, address: str, enter: tuple[str, ...], other: Machine, its_card: str, its_address: str
+) -> None:
+    """Join two machines by a pair of cards. `enter`: of the first."""
+    pair = ("type", "veth", "peer", "name", its_card, "netns", str(other.pid))
+    _run(*enter, "ip", "link", "add", card, *pair)
+    _set_up(card, address, *enter)
+    _set_up(its_card, its_address, *other.enter)
 
 
 def _set_up(card: str, address: str, *enter: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -239,35 +240,79 @@ class CwCrowd(CwWorkers):
 
 
 class CwJoiners(CwWorkers):
-    """A master, and a few processes that play all the workers, each as if on a machine of its own."""
+    """A master, and a few processes that play all the workers, each process as if on a machine of its own. What the
+    master logs is in a file."""
 
     label = "cw, joiners"
     processes = 4
+    log = Path("joining.log")
 
-    def _start_workers(self, stack: ExitStack, port: int, slots: int) -> None:
-        wait_for_port(port)
-        self.port = port
-        self.joiners = [
-            stack.enter_context(
-                Program("benchmarks.joiners", str(port), str(slots // self.processes), stdout=subprocess.PIPE)
-            )
-            for _ in range(self.processes)
-        ]
+    def __init__(self, slots: int) -> None:
+        self._are_apart = namespaces.why_not() is None
+        if self._are_apart:
+            namespaces.go_apart()
+        super().__init__(slots)
+
+    def _start(self, stack: ExitStack, slots: int) -> dict[str, Any]:
+        self.port = free_port()
+        self.joiners: list[subprocess.Popen] = []
+        self.start_master()
+        stack.callback(self._end_all)
+        for number in range(self.processes):
+            options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            count = str(slots // self.processes)
+            enter, here = (), "127.0.0.1"
+            if self._are_apart:
+                machine, here = namespaces.beside(stack, number)
+                enter = machine.enter
+            where = here, str(self.port), count
+            self.joiners.append(Program("benchmarks.joiners", *where, enter=enter, **options).process)
+        return {"host": "127.0.0.1", "port": self.port}
+
+    def _end_all(self) -> None:
+        for process in (*self.joiners, self.master.process):
+            process.kill()
+            process.wait()
+
+    def start_master(self) -> None:
+        with self.log.open("ab") as log:
+            host = "0.0.0.0" if self._are_apart else "127.0.0.1"
+            self.master = Program("cw.master", "--host", host, "--port", str(self.port), stderr=log)
+        wait_for_port(self.port)
+
+    def kill_master(self) -> None:
+        self.master.process.kill()
+        self.master.process.wait()
+
+    def kill_workers(self) -> None:
+        for joiner in self.joiners:
+            joiner.kill()
 
     def wait(self) -> None:
         """Return when the master has welcomed all workers."""
         for joiner in self.joiners:
-            assert joiner.process.stdout
-            if joiner.process.stdout.readline() != b"joined\n":
+            if _line_of(joiner) != b"joined\n":
                 raise RuntimeError("the workers did not join")
 
-    def restart_master(self) -> None:
-        """Kill the master, and start another one at its port."""
-        self.master.process.kill()
-        self.master.process.wait()
-        self.master = Program("cw.master", "--host", "127.0.0.1", "--port", str(self.port))
-        self._stack.enter_context(self.master)
-        wait_for_port(self.port)
+    def began(self) -> list[int]:
+        """The arguments of all jobs that workers were given, each as often as they were."""
+        self._tell_workers(b"count\n")
+        return [value for joiner in self.joiners for value in json.loads(_line_of(joiner))]
+
+    def finish(self) -> None:
+        """Let the jobs end."""
+        self._tell_workers(b"finish\n")
+
+    def _tell_workers(self, command: bytes) -> None:
+        for joiner in self.joiners:
+            assert joiner.stdin
+            joiner.stdin.write(command)
+            joiner.stdin.flush()
+
+
+def _line_of(process: subprocess.Popen) -> bytes:
+    assert process.stdout
+    return process.stdout.readline()
 
 
 class CwThread(_CwSystem):
@@ -329,7 +374,7 @@ class Program:
 
     def __init__(self, module: str, *args: str, enter: Sequence[str] = (), **options: Any) -> None:
         command = [*enter, sys.executable, "-m", module, *args]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+        self.process = subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, **options})
 
     def __enter__(self) -> Program:
         return self
