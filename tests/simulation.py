@@ -32,6 +32,7 @@ import cw.net.master_link
 import cw.observer.reporter
 import cw.worker.leaving
 import cw.worker.runners.execution
+import cw.worker.runners.reaping
 import cw.worker.runners.ticks
 import cw.worker.worker
 from cw.errors import ProtocolError
@@ -697,7 +698,7 @@ class Simulation:
             put(cw.net.master_link, "random", self.random)
             put(secrets, "token_hex", lambda count: self._idents.randbytes(count).hex())
             put(cw.worker.worker, "Runners", SimRunners)
-            put(cw.worker.runners.forkserver, "set_subreaper", lambda: None)
+            put(cw.worker.runners.reaping, "set_subreaper", lambda: None)
             level = logging.getLogger("cw").level
             logging.getLogger("cw").setLevel(logging.CRITICAL)
             try:
