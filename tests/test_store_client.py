@@ -22,6 +22,7 @@ from programs import LIMIT, Program, run_script, start_script
 
 import cw
 from cw.client.store_client import StoreClient
+from cw.payloads import serialize
 from cw.store import callkey
 from cw.store.directory import MARKER
 from cw.store.reader import Store
@@ -281,6 +282,9 @@ def test_what_cannot_be_recorded_is_an_error_of_these_calls_alone(path, monkeypa
 
     original = StoreClient.entry
     monkeypatch.setattr(StoreClient, "entry", entry)
+    monkeypatch.setattr(
+        serialize, "is_pickle_alone", lambda payload: False
+    )  # as if it named a class of the script
     with cw.ClusterExecutor(store=path) as executor:
         with pytest.raises(cw.StoreError, match="cannot be recorded: ZeroDivisionError"):
             executor.submit(jobs.square, 3).result(LIMIT)

@@ -1,6 +1,7 @@
 """The form of a store's files, without a file: results to bytes, and bytes to records, whatever is between them."""
 
 import random
+import struct
 import zlib
 
 import pytest
@@ -18,12 +19,10 @@ def entry(number, payload=b"payload", function="f", host="node1", status=0, clas
 
 def encode(*entries):
     """The bytes of a segment with these, and where their records are in it."""
-    encoder, data, positions = Encoder({}, {}, {}), b"", []
-    for each in entries:
-        data += encoder.names(each, 0.0)
-        positions.append(len(data))
-        data += encoder.result(each, None)
-    return data, positions
+    encoded = Encoder({}, {}, {}).encode(entries, lambda entry: b"", 3, 0)
+    assert encoded.keys == [entry.key for entry in entries]
+    assert {form.split_place(place)[0] for place in encoded.places} == {3}
+    return b"".join(encoded.parts), [form.split_place(place)[1] for place in encoded.places]
 
 
 def reader(data):
@@ -95,6 +94,39 @@ def test_a_record_with_one_wrong_byte_is_damaged():
         wrong[at] ^= 1
         with pytest.raises(form.DAMAGE):
             form.read_record(reader(bytes(wrong)), positions[0])
+
+
+def test_the_bytes_of_a_result_are_those_that_the_format_names():
+    data, (position,) = encode(entry(5, status=1))
+    rest = struct.pack("<I BB H I I Q d f 16s", 11, 1, 1, 1, 0, 4, 5, 1e9 + 5, 0.5, bytes([5]) + bytes(15))
+    rest += b"args" + b"payload"
+    assert data[position:] == b"\xc5cw\n" + struct.pack("<I", zlib.crc32(rest)) + rest
+
+
+def test_a_large_result_has_a_reference_in_its_place_and_large_arguments_are_left_out():
+    large, small = entry(1, bytes(form.LARGE + 1)), entry(2)._replace(args=bytes(form.ARGUMENTS_KEPT + 1))
+    written = []
+
+    def write_large(each):
+        written.append(each)
+        return b"a reference"
+
+    encoded = Encoder({}, {}, {}).encode([large, small], write_large, 0, 100)
+    data = bytes(100) + b"".join(encoded.parts)
+    first, second = (form.split_place(place)[1] for place in encoded.places)
+    head, body = form.read_record(reader(data), first)
+    assert (head.kind, body) == (form.LARGE_RESULT, b"args" + b"a reference") and written == [large]
+    head, body = form.read_record(reader(data), second)
+    assert (head.kind, head.args_size, body) == (form.RESULT, 0, b"payload")
+
+
+def test_what_is_encoded_says_whether_a_call_has_failed_and_whether_it_must_be_on_the_disk():
+    def said(*entries):
+        encoded = Encoder({}, {}, {}).encode(entries, lambda entry: b"", 0, 0)
+        return encoded.has_errors, encoded.is_durable, [place & 1 for place in encoded.places]
+
+    assert said(entry(1), entry(2)) == (False, False, [0, 0])
+    assert said(entry(1), entry(2, status=1), entry(3)._replace(is_durable=True)) == (True, True, [0, 1, 0])
 
 
 @given(st.integers(0, 2**20), st.integers(0, 2**40 - 1), st.integers(0, 1))

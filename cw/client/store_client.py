@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from cw import program
@@ -163,7 +163,8 @@ class StoreClient:
             raise ValueError(f"durability must be 'process' or 'disk', not {durability!r}")
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise TypeError(f"store must be the path of a directory, not {path!r}")
-        self._is_durable = durability == "disk"
+        self.is_durable = durability == "disk"
+        """True if results must be on the disk itself."""
         self._retries_errors = retry_errors
         self._key: Any = None
         self._version = self._seed = callkey.of_seed(seed)
@@ -284,6 +285,7 @@ class StoreClient:
         return self._open.store.read(place)
 
     def entry(self, call: Call, number: int, status: int, seconds: float, host: str, payload: Any) -> Entry:
+        """Return what is stored of a call. Raises whatever pickling raises."""
         payload = serialize.split_text(payload)[1]  # a note belongs to this run only
         definitions = call.definitions
         if not serialize.stands_alone(payload):
@@ -292,25 +294,23 @@ class StoreClient:
             definitions = keeper.definitions
         return Entry(
             call.key, number, call.name, host, status, time.time(), seconds, call.args, payload,
-            self._is_durable, call.classes, definitions,
+            self.is_durable, call.classes, definitions,
         )  # fmt: skip
 
-    def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
+    def put(
+        self, entries: Iterable[Entry], done: Callable[[StoreError | None], None], size: int | None = None
+    ) -> None:
         """Store entries; see Writer."""
         writer = self._open.writer
         if writer is None:
             done(StoreError(f"the store {self._open.store.path} is closed"))
         else:
-            writer.put(entries, done)
+            writer.put(entries, done, size)
 
     def former(self, key: bytes) -> float:
         """Return when the store got the result that it has under this key; 0.0: it has none."""
         place = self._open.store.index.get(key, -1)
         return self._open.store.head(place).when if place >= 0 else 0.0
-
-    @property
-    def is_durable(self) -> bool:
-        return self._is_durable
 
     def flush(self) -> None:
         """Return when all entries put before are stored, or have failed, and their `done` has been called."""

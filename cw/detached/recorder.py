@@ -47,12 +47,14 @@ class Recorder:
         place = self._store.index.get(key, -1)
         return None if place < 0 or place & 1 else bytes(self._store.read(place).payload)
 
-    def put(self, entries: list[Entry], done: Callable[[StoreError | None], None]) -> None:
+    def put(
+        self, entries: Iterable[Entry], done: Callable[[StoreError | None], None], size: int | None = None
+    ) -> None:
         """Store entries; see Writer."""
         if self._writer is None:
             done(StoreError(f"the store {self._store.path} is closed"))
         else:
-            self._writer.put(entries, done)
+            self._writer.put(entries, done, size)
 
     def flush(self) -> None:
         """Return when all that was put before is stored."""

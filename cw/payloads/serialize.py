@@ -266,6 +266,11 @@ def stands_alone(payload: Payload) -> bool:
     return data.find(BY_NAME_IN_MAIN) < 0 and data.find(b"class_of") < 0
 
 
+def is_pickle_alone(payload: bytes) -> bool:
+    """True if a payload is a pickle as it is, and `stands_alone`."""
+    return payload[:1] == b"\x80" and payload.find(BY_NAME_IN_MAIN) < 0 and payload.find(b"class_of") < 0
+
+
 class _BigBytes:
     """Wrapper, in a call or a result, of `bytes` that travel out of band. They come out as plain `bytes`."""
 

@@ -291,6 +291,16 @@ def result_again(head: Head, body: bytes, host: int, function: int) -> bytes:
     return MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
 
 
+class Encoded(NamedTuple):
+    """Results as records."""
+
+    parts: list[bytes]  # to be appended
+    keys: list[bytes]
+    places: list[int]  # of the results with these keys
+    has_errors: bool = False
+    is_durable: bool = False  # the records must be on the disk itself
+
+
 class Encoder:
     """Encodes results as records of one segment. It knows the names, classes and definitions written there before.
 
@@ -307,15 +317,9 @@ class Encoder:
         self._classes: set[ClassRecord] = set()
         self._definitions = definitions
 
-    def names(self, entry: Entry, now: float) -> bytes:
+    def _names(self, entry: Entry) -> bytes:
         """Encode what the result refers to and the segment lacks: it must come before it."""
-        if (
-            entry.function in self._functions
-            and entry.host in self._hosts
-            and not entry.classes
-            and not entry.definitions
-        ):
-            return b""  # as for most
+        now = entry.when
         parts = []
         if entry.function not in self._functions:
             function = self._functions[entry.function] = len(self._functions)
@@ -336,25 +340,49 @@ class Encoder:
                 parts.append(record(DEFINITION, definition, now, key=digest))
         return b"".join(parts)
 
-    def result(self, entry: Entry, large: bytes | None) -> bytes:
-        """Encode the record of a result, and that of its output. `large`: the name of its file, if it has one, as
-        `write_large` gives it."""
-        key, number, function, host, status, when, seconds, args, payload, _, _, _, output = entry
-        kind = RESULT
-        if large is not None:
-            kind, payload = LARGE_RESULT, large
-        if len(args) > ARGUMENTS_KEPT:
-            args = b""
-        rest = _CHECKED.pack(
-            len(args) + len(payload), kind, status, self._hosts.get(host, 0), self._functions[function], len(args),
-            number, when, seconds, key,
-        )  # fmt: skip
-        data = b"".join((rest, args, payload))
-        data = MAGIC + zlib.crc32(data).to_bytes(4, "little") + data
-        if output is None:
-            return data
-        out, err = output
-        return data + record(OUTPUT, out + err, when, key=key, number=number, split=len(out))
+    def encode(
+        self, entries: Iterable[Entry], write_large: Callable[[Entry], bytes], segment: int, end: int
+    ) -> Encoded:
+        """Encode results. `write_large` writes that of an entry to a file of its own, and returns the record's
+        reference to it. `segment`: the segment's number; `end`: where it ends so far."""
+        encoded = Encoded([], [], [])
+        parts, keys, places = encoded.parts, encoded.keys, encoded.places
+        has_errors = is_durable = False
+        functions, hosts, pack, crc32 = self._functions, self._hosts, _CHECKED.pack, zlib.crc32
+        for entry in entries:
+            (
+                key, number, function, host, status, when, seconds, args, payload, durable, known, definitions, output
+            ) = entry  # fmt: skip
+            if known or definitions or function not in functions or host not in hosts:
+                names = self._names(entry)
+                parts.append(names)
+                end += len(names)
+            kind = RESULT
+            if len(payload) > LARGE:
+                kind, payload = LARGE_RESULT, write_large(entry)
+            args_size = len(args)
+            if args_size > ARGUMENTS_KEPT:
+                args, args_size = b"", 0
+            head = pack(
+                args_size + len(payload), kind, status, hosts.get(host, 0), functions[function], args_size, number,
+                when, seconds, key,
+            )  # fmt: skip
+            data = b"".join((head, args, payload))
+            data = MAGIC + crc32(data).to_bytes(4, "little") + data
+            parts.append(data)
+            keys.append(key)
+            places.append(segment << 41 | end << 1 | (status != 0))  # (as `place_of`)
+            end += len(data)
+            if status:
+                has_errors = True
+            if durable:
+                is_durable = True
+            if output is not None:
+                out, err = output
+                data = record(OUTPUT, out + err, when, key=key, number=number, split=len(out))
+                parts.append(data)
+                end += len(data)
+        return encoded._replace(has_errors=has_errors, is_durable=is_durable)
 
 
 # --- packed results, of version 1 ---------------------------------------------------------------

@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from cw.errors import StoreError
@@ -133,7 +134,7 @@ class Writer:
         self._results = 0
         self._ways = Ways()
         self._failure: StoreError | None = None
-        self._waiting: deque[tuple[Sequence[Entry], Callable[[StoreError | None], None]]] = deque()
+        self._waiting: deque[tuple[Iterable[Entry], Callable[[StoreError | None], None]]] = deque()
         self._waiting_size = 0
         self._changed = threading.Condition()
         self._is_busy = self._is_closing = False
@@ -152,10 +153,14 @@ class Writer:
         segment = store.add_own_segment(file.name)
         return file, segment, form.Encoder(segment.functions, segment.hosts, segment.definitions)
 
-    def put(self, entries: Sequence[Entry], done: Callable[[StoreError | None], None]) -> None:
-        """Queue entries to be stored. Blocks while more than BACKLOG bytes wait. Any thread of the process that made
+    def put(
+        self, entries: Iterable[Entry], done: Callable[[StoreError | None], None], size: int | None = None
+    ) -> None:
+        """Queue entries to be stored, which may be iterated over more than once. Blocks while more than BACKLOG bytes
+        wait. `size`: their bytes, if entries are made only when they are written. Any thread of the process that made
         the writer."""
-        size = sum([len(entry.payload) for entry in entries])
+        if size is None:
+            size = sum(len(entry.payload) for entry in entries)
         with self._changed:
             if self._waiting_size > BACKLOG:
                 self._changed.wait_for(lambda: self._waiting_size <= BACKLOG)
@@ -197,7 +202,7 @@ class Writer:
                 batches, size = list(self._waiting), self._waiting_size
                 self._waiting.clear()
             try:
-                self._store([entry for entries, _ in batches for entry in entries])
+                self._store([entries for entries, _ in batches])
             except StoreError as error:
                 self._failure = error
             except Exception as error:
@@ -208,17 +213,17 @@ class Writer:
             for _, done in batches:
                 done(self._failure)
 
-    def _store(self, entries: list[Entry]) -> None:
+    def _store(self, batches: Sequence[Iterable[Entry]]) -> None:
         if self._failure is not None:
             raise self._failure
         try:
-            self._append(entries)
+            self._append(chain.from_iterable(batches))
         except directory.FileGone:
             if not self._was_tidied():
                 raise
             self._file.close(is_kept=True)  # its results are in a merged segment
             self._file, self._segment, self._encoder = self._begin()
-            self._append(entries)
+            self._append(chain.from_iterable(batches))
 
     def _was_tidied(self) -> bool:
         try:
@@ -226,30 +231,23 @@ class Writer:
         except StoreError:  # the whole store was removed
             return False
 
-    def _append(self, entries: list[Entry]) -> None:
-        encoder, path, now = self._encoder, self.store.path, time.time()
-        parts: list[bytes] = []
-        places: list[tuple[bytes, int]] = []
-        position = self._file.end
-        is_durable = False
-        for entry in entries:
-            if names := encoder.names(entry, now):
-                parts.append(names)
-                position += len(names)
-            large = None
-            if len(entry.payload) > form.LARGE:
-                large = directory.write_large(path, entry.key, entry.payload, entry.is_durable, self._ways)
-            data = encoder.result(entry, large)
-            parts.append(data)
-            places.append((entry.key, form.place_of(self._segment.number, position, entry.status)))
-            position += len(data)
-            is_durable |= entry.is_durable
-        self._file.append(parts)
-        if is_durable:
+    def _append(self, entries: Iterable[Entry]) -> None:
+        path, index = self.store.path, self.store.index
+
+        def write_large(entry: Entry) -> bytes:
+            return directory.write_large(path, entry.key, entry.payload, entry.is_durable, self._ways)
+
+        encoded = self._encoder.encode(entries, write_large, self._segment.number, self._file.end)
+        self._file.append(encoded.parts)
+        if encoded.is_durable:
             self._file.sync()
-        self._results += len(entries)
-        for key, place in places:
-            form.enter(self.store.index, key, place)
+        self._results += len(encoded.keys)
+        found = zip(encoded.keys, encoded.places, strict=True)
+        if encoded.has_errors:
+            for key, place in found:
+                form.enter(index, key, place)
+        else:
+            index.update(found)
 
 
 def _header(store: Store) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cw.client.recorded_calls import Call, Chunk
 from cw.client.session.job import ClientJob
 from cw.client.session.jobs import Jobs
-from cw.client.session.outcome import Outcome
+from cw.client.session.outcome import Entries, Outcomes
 from cw.client.store_client import StoreClient
 from cw.errors import StoreError
 from cw.events import EventLogger
@@ -69,7 +69,7 @@ class Delivery:
             deque()
         )  # numbers of jobs that need not run: their results are in the store
         self._failed: deque[tuple[int, BaseException]] = deque()  # numbers of jobs that cannot run
-        self._recorded: deque[tuple[list[Outcome], StoreError | None]] = deque()  # written, to be delivered
+        self._recorded: deque[tuple[Outcomes, StoreError | None]] = deque()  # written, to be delivered
         self._wake = wake
 
     def finish(self, job: ClientJob, error: BaseException | None, value: Any) -> None:
@@ -128,25 +128,18 @@ class Delivery:
         """True if there is something to deliver. Any thread."""
         return bool(self._recorded or self._stored or self._failed)
 
-    def record(self, outcomes: list[Outcome], host: str) -> None:
+    def record(self, outcomes: Outcomes, host: str) -> None:
         """Store outcomes; they are delivered after that. Blocks while the store is far behind."""
-        by_store: dict[StoreClient, list[Outcome]] = {}
-        for outcome in outcomes:
-            by_store.setdefault(outcome.job.call.store_client, []).append(outcome)
-        for store_client, group in by_store.items():
+        for store_client, group in outcomes.by_store():
             try:
-                entries = [
-                    entry if output is None else entry._replace(output=output)
-                    for job, status, seconds, payload, _, _, output in group
-                    for entry in job.call.entries(job.number, status, seconds, host, payload)
-                ]
+                entries = Entries(group, host)
             except Exception as error:  # no other code knows these jobs now: they must not be left pending
                 logger.critical("client.recording_failed", "results cannot be recorded", exc_info=True)
                 self._on_stored(group, StoreError(f"results cannot be recorded: {error!r}"))
             else:
-                store_client.put(entries, functools.partial(self._on_stored, group))
+                store_client.put(entries, functools.partial(self._on_stored, group), entries.size)
 
-    def _on_stored(self, outcomes: list[Outcome], error: StoreError | None) -> None:
+    def _on_stored(self, outcomes: Outcomes, error: StoreError | None) -> None:
         """Note written outcomes, in the store's thread."""
         self._recorded.append((outcomes, error))
         self._wake()
@@ -154,14 +147,15 @@ class Delivery:
     def deliver_recorded(self) -> StoreError | None:
         """Deliver written results. Returns an error of the store, if any, which the jobs concerned get as theirs."""
         failure = None
+        deliver, on_delivered = self.deliver, self._jobs.on_delivered
         while self._recorded:
             outcomes, error = self._recorded.popleft()
             failure = failure or error
-            for job, _, _, _, own_error, value, _ in outcomes:
-                if error is None:
-                    self.finish(job, own_error, value)
-                else:
-                    self.finish(job, StoreError(*error.args), None)
+            for job, own_error, value in zip(outcomes.jobs, outcomes.errors, outcomes.values, strict=True):
+                if error is not None:
+                    own_error, value = StoreError(*error.args), None
+                deliver(job.number, job.tag, own_error, value)
+                on_delivered(job, own_error is not None)
             self.on_stored()
         return failure
 

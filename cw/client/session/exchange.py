@@ -23,7 +23,7 @@ from cw.client.session.delivery import Delivery
 from cw.client.session.identity import new_identity
 from cw.client.session.job import ClientJob
 from cw.client.session.jobs import BATCH, Jobs
-from cw.client.session.outcome import Abandoned, Outcome
+from cw.client.session.outcome import Abandoned, Outcomes
 from cw.events import EventLogger
 from cw.net import address, memory
 from cw.net import messages as m
@@ -32,6 +32,7 @@ from cw.net.loop import Loop
 from cw.net.master_link import MasterLink
 from cw.observer.reporter import Reporter
 from cw.output.incoming import Incoming
+from cw.payloads import serialize
 from cw.payloads.job_usage import MEASURED_SECONDS
 from cw.version import VERSION
 from cw.waits.reporter import WaitReporter
@@ -292,7 +293,7 @@ class Exchange:
             self._jobs.take, self.opener.load, delivery.deliver, self._jobs.on_delivered,
         )  # fmt: skip
         has_held, report = bool(self._jobs.held), delivery.run_report
-        to_record: list[Outcome] = []
+        to_record = Outcomes()
         for number, status, seconds, payload in zip(*message, strict=True):
             kept = sink.take_kept(number) if has_kept else None
             if status and self._try_again(number, status, seconds, payload):
@@ -313,16 +314,15 @@ class Exchange:
                 kept = delivery.note_output(job, error, kept)
             if has_held and error is None and (result := getattr(job.tag, "awaited", None)) is not None:
                 result.payload = payload
-            if job.call is None or not self.opener.is_recorded(status, error):
+            if job.call is None or (status and not self.opener.is_recorded(status, error)):
                 delivery.seconds = seconds
                 deliver(number, job.tag, error, value)
                 on_delivered(job, error is not None)
             else:
-                made = outcome.of_result(job, status, seconds, payload, error, value)
-                to_record.append(made if kept is None else made._replace(output=kept))
-        if to_record:
+                to_record.add(job, status, seconds, payload, error, value, kept)
+        if to_record.jobs:
             self._delivery.record(to_record, self.result_host or "")
-        self.acknowledger.note(len(message.numbers), bool(to_record))
+        self.acknowledger.note(len(message.numbers), bool(to_record.jobs))
         self.note_progress()
         self.pump()
 
@@ -362,17 +362,21 @@ class Exchange:
         kept = sink.take_kept(message.number)
         job = self._jobs.take(message.number)
         if job is not None:
-            lost = outcome.of_lost(job, message)
-            assert lost.error is not None
-            self.reporter.on_failed(message.number, lost.error)
+            error = outcome.error_of_lost(job, message)
+            payload = (
+                b"" if job.call is None else serialize.dump_error(error, {})
+            )  # (without its last output)
+            self.reporter.on_failed(message.number, error)
             if kept is not None:
-                lost = lost._replace(output=self._delivery.note_output(job, lost.error, kept))
+                kept = self._delivery.note_output(job, error, kept)
             if self._delivery.run_report is not None:
-                self._delivery.run_report.note(job, 0.0, "", lost.error, None)
+                self._delivery.run_report.note(job, 0.0, "", error, None)
             if job.call is None:
-                self._delivery.finish(job, lost.error, None)
+                self._delivery.finish(job, error, None)
             else:
-                self._delivery.record([lost], "")
+                to_record = Outcomes()
+                to_record.add(job, m.ERROR, 0.0, payload, error, None, kept)
+                self._delivery.record(to_record, "")
                 self.acknowledger.note(0, True)
         self.note_progress()
         self.pump()

@@ -1,11 +1,14 @@
-"""Outcomes of jobs: from a status and a payload to a value or an error."""
+"""Outcomes of jobs: from a status and a payload to a value or an error, and to what a store keeps of it."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
+from cw.client.recorded_calls import Call
 from cw.client.session.job import ClientJob
 from cw.errors import Error, InitializerFailed, JobStopped, JobTimeout, MemoryExceeded, WorkerLost
 from cw.named_tuple import NamedTuple
@@ -13,6 +16,7 @@ from cw.needs import format_bytes
 from cw.net import messages as m
 from cw.output.sink import Kept
 from cw.payloads import deferred, serialize
+from cw.store.format import Entry
 
 UNENTERED = (
     ", whose call no worker could enter: what it needs when it is unpickled must be on the workers' machines"
@@ -23,17 +27,112 @@ class Abandoned(CancelledError):
     """The client was stopped before the job had ended. (A job itself may raise a plain CancelledError.)"""
 
 
-class Outcome(NamedTuple):
-    """Outcome of a job: an error or a value, and the form in which it is stored."""
+class Outcomes:
+    """Outcomes of jobs that are recorded, a column for each field: a tuple for each job would be one more object that
+    the collector of garbage walks until it is stored.
 
-    job: ClientJob
-    status: int
-    seconds: float
-    payload: Any
-    error: BaseException | None
-    value: Any
-    output: Kept | None = None
-    """What the job has printed, if it is kept."""
+    `errors` and `values` are what is delivered; `statuses` and `payloads` the form in which it is stored.
+    """
+
+    __slots__ = ("errors", "jobs", "outputs", "payloads", "seconds", "statuses", "values")
+
+    def __init__(self) -> None:
+        self.jobs: list[ClientJob] = []
+        self.statuses: list[int] = []
+        self.seconds: list[float] = []
+        self.payloads: list[Any] = []
+        self.errors: list[BaseException | None] = []
+        self.values: list[Any] = []
+        self.outputs: list[Kept | None] = []
+        """What the jobs have printed, if it is kept."""
+
+    def add(
+        self,
+        job: ClientJob,
+        status: int,
+        seconds: float,
+        payload: Any,
+        error: BaseException | None,
+        value: Any,
+        output: Kept | None = None,
+    ) -> None:
+        """Add a loaded result. A job that reached a limit is stored as an error."""
+        if status == m.TIMEOUT:
+            assert error is not None
+            status, payload = m.ERROR, serialize.dump_error(copy_of(error), {})  # (without its last output)
+        self.jobs.append(job)
+        self.statuses.append(status)
+        self.seconds.append(seconds)
+        self.payloads.append(payload)
+        self.errors.append(error)
+        self.values.append(value)
+        self.outputs.append(output)
+
+    def by_store(self) -> Iterable[tuple[Any, Outcomes]]:
+        """Return the outcomes by the store that takes them: usually, one takes all."""
+        stores = {job.call.store_client for job in self.jobs}
+        if len(stores) == 1:
+            return [(stores.pop(), self)]
+        groups: dict[Any, Outcomes] = {}
+        for job, *fields in zip(
+            self.jobs, self.statuses, self.seconds, self.payloads, self.errors, self.values, self.outputs,
+            strict=True,
+        ):  # fmt: skip
+            groups.setdefault(job.call.store_client, Outcomes()).add(job, *fields)
+        return groups.items()
+
+
+class Entries:
+    """What is stored of outcomes, an entry after the other. Most are made each time that they are asked for, in the
+    store's thread, and live no longer; those whose making runs code of the user's, now. Raises whatever that raises."""
+
+    def __init__(self, outcomes: Outcomes, host: str) -> None:
+        self.size = sum(map(len, outcomes.payloads))
+        """Bytes of payload."""
+        self._outcomes, self._host = outcomes, host
+        self._made: dict[int, list[Entry]] = {}  # by index of the job
+        for index, (job, payload) in enumerate(zip(outcomes.jobs, outcomes.payloads, strict=True)):
+            if (
+                type(job.call) is not Call
+                or type(payload) is not bytes
+                or not serialize.is_pickle_alone(payload)
+            ):
+                self._made[index] = self._make(index)
+
+    def _make(self, index: int) -> list[Entry]:
+        outcomes = self._outcomes
+        job, output = outcomes.jobs[index], outcomes.outputs[index]
+        entries = job.call.entries(
+            job.number,
+            outcomes.statuses[index],
+            outcomes.seconds[index],
+            self._host,
+            outcomes.payloads[index],
+        )
+        return [entry if output is None else entry._replace(output=output) for entry in entries]
+
+    def __iter__(self) -> Iterator[Entry]:
+        outcomes, made, host, now = self._outcomes, self._made, self._host, time.time()
+        for index, (job, status, seconds, payload, output) in enumerate(
+            zip(
+                outcomes.jobs,
+                outcomes.statuses,
+                outcomes.seconds,
+                outcomes.payloads,
+                outcomes.outputs,
+                strict=True,
+            )
+        ):
+            if made and index in made:
+                yield from made[index]
+                continue
+            call = job.call
+            # (`Entry()` takes four times as long.)
+            yield tuple.__new__(Entry, (
+                call.key, job.number, call.name, host, status, now, seconds, call.args, payload,
+                call.store_client.is_durable,
+                call.classes, call.definitions, output,
+            ))  # fmt: skip
 
 
 def load(job: ClientJob, status: int, payload: Any) -> tuple[BaseException | None, Any]:
@@ -62,23 +161,11 @@ class Opener:
         return status != m.NOT_ENTERED and type(error) is not InitializerFailed
 
 
-def of_result(
-    job: ClientJob, status: int, seconds: float, payload: Any, error: BaseException | None, value: Any
-) -> Outcome:
-    """Return the outcome of a loaded result. A job that reached a limit is stored as an error."""
-    if status == m.TIMEOUT:
-        assert error is not None
-        status, payload = m.ERROR, serialize.dump_error(copy_of(error), {})  # (without its last output)
-    return Outcome(job, status, seconds, payload, error, value)
-
-
-def of_lost(job: ClientJob, message: m.Lost) -> Outcome:
-    """Return the outcome of a job that was given up, or stopped by an observer."""
-    error: Error = WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
+def error_of_lost(job: ClientJob, message: m.Lost) -> Error:
+    """Return the error of a job that was given up, or stopped by an observer."""
     if message.is_stopped:
-        error = JobStopped(f"{job.name} was stopped by {message.reason}")
-    payload = b"" if job.call is None else serialize.dump_error(error, {})
-    return Outcome(job, m.ERROR, 0.0, payload, error, None)
+        return JobStopped(f"{job.name} was stopped by {message.reason}")
+    return WorkerLost(f"{job.name} was given up: {message.reason}", message.notes)
 
 
 def copy_of(error: BaseException) -> BaseException:
