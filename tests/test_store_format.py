@@ -107,15 +107,17 @@ def test_a_large_result_has_a_reference_in_its_place_and_large_arguments_are_lef
     large, small = entry(1, bytes(form.LARGE + 1)), entry(2)._replace(args=bytes(form.ARGUMENTS_KEPT + 1))
     written = []
 
-    def write_large(each):
-        written.append(each)
+    def write_large(*what):
+        written.append(what)
         return b"a reference"
 
     encoded = Encoder({}, {}, {}).encode([large, small], write_large, 0, 100)
     data = bytes(100) + b"".join(encoded.parts)
     first, second = (form.split_place(place)[1] for place in encoded.places)
     head, body = form.read_record(reader(data), first)
-    assert (head.kind, body) == (form.LARGE_RESULT, b"args" + b"a reference") and written == [large]
+    assert (head.kind, body) == (form.LARGE_RESULT, b"args" + b"a reference") and written == [
+        (large.key, large.payload, False)
+    ]
     head, body = form.read_record(reader(data), second)
     assert (head.kind, head.args_size, body) == (form.RESULT, 0, b"payload")
 

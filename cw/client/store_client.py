@@ -27,7 +27,7 @@ from cw.payloads import classes, environment, serialize
 from cw.store import callkey
 from cw.store.callkey import FunctionKey
 from cw.store.directory import identify
-from cw.store.format import ClassRecord, Entry, Stored
+from cw.store.format import ClassRecord, Entry, EntryFields, Stored
 from cw.store.reader import Store
 from cw.store.writer import Writer
 
@@ -194,11 +194,10 @@ class StoreClient:
 
     def _count_here(self) -> None:
         """Count in the run of the cell, or job, that calls now."""
-        if self._is_of_map or _part_of_program() == self._part:
-            return
-        with self._open.store.lock:
-            self._counts = self._open.counts_of_run()
-            self._part = self._open.part
+        if not self._is_of_map and _part_of_program() != self._part:
+            with self._open.store.lock:
+                self._counts = self._open.counts_of_run()
+                self._part = self._open.part
 
     def identify(
         self,
@@ -253,17 +252,19 @@ class StoreClient:
 
     def find(self, call: Call, counts: dict[bytes, int]) -> None:
         """Make the key of a call the key of the n-th such call in its run, and look for its result in the store."""
-        opened = self._open
-        with opened.store.lock:
-            number = counts.get(call.key, 0)
-            counts[call.key] = number + 1
+        opened, key = self._open, call.key
+        store = opened.store
+        with store.lock:
+            number = counts.get(key, 0)
+            counts[key] = number + 1
         if number:
-            call.key = callkey.nth(call.key, number)
-        place = opened.store.index.get(call.key, -1)
-        call.place = -1 if place >= 0 and place & 1 and self._retries_errors else place
-        if call.place < 0 and opened.under_way is not None:
-            call.is_under_way = opened.under_way.has(call.key)
-        if call.name in opened.missed:
+            key = call.key = callkey.nth(key, number)
+        place = store.index.get(key, -1)
+        if place >= 0 and not (place & 1 and self._retries_errors):
+            call.place = place
+        elif opened.under_way is not None:
+            call.is_under_way = opened.under_way.has(key)
+        if opened.missed and call.name in opened.missed:
             opened.note_found(call.name, place >= 0 or call.is_under_way)
 
     def follow(self, call: Call, done: Callable[[], None]) -> None:
@@ -298,7 +299,10 @@ class StoreClient:
         )  # fmt: skip
 
     def put(
-        self, entries: Iterable[Entry], done: Callable[[StoreError | None], None], size: int | None = None
+        self,
+        entries: Iterable[EntryFields],
+        done: Callable[[StoreError | None], None],
+        size: int | None = None,
     ) -> None:
         """Store entries; see Writer."""
         writer = self._open.writer
@@ -358,5 +362,7 @@ def _part_of_program() -> int | None:
     """Return the number of this job, or of the notebook's cell; None if the program has no such parts."""
     if environment.jobs_begun:
         return environment.jobs_begun
+    if "IPython" not in sys.modules:  # (each submit of a call that is stored asks)
+        return None
     shell = environment.ipython_shell()
     return None if shell is None else int(shell.execution_count)

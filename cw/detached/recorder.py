@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from cw.errors import StoreError
 from cw.runs.calls import CallEntry
-from cw.store.format import Entry
+from cw.store.format import EntryFields
 from cw.store.reader import Store
 from cw.store.writer import Writer
 
@@ -48,7 +48,10 @@ class Recorder:
         return None if place < 0 or place & 1 else bytes(self._store.read(place).payload)
 
     def put(
-        self, entries: Iterable[Entry], done: Callable[[StoreError | None], None], size: int | None = None
+        self,
+        entries: Iterable[EntryFields],
+        done: Callable[[StoreError | None], None],
+        size: int | None = None,
     ) -> None:
         """Store entries; see Writer."""
         if self._writer is None:

@@ -104,8 +104,9 @@ def of_plain_call(
     key: FunctionKey, args: tuple[Any, ...], kwargs: dict[str, Any], version: bytes = b""
 ) -> bytes | None:
     """Make the key that `of_call` makes, of arguments that all are plain. None: `of_call` must make it, or refuse."""
-    named = kwargs if key.order_counts or not kwargs else dict(sorted(kwargs.items()))
-    text = _text_of(args, named)
+    if kwargs and not key.order_counts:
+        kwargs = dict(sorted(kwargs.items()))
+    text = _text_of(args, kwargs)
     if not text or key.refusal is not None:
         return None
     hasher = key.hasher.copy()
@@ -185,7 +186,9 @@ def _text_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         text = f"{args!r}{kwargs!r}" if kwargs else repr(args)
     except ValueError:  # an int of thousands of digits
         return b""
-    return b"" if " at 0x" in text else text.encode(errors="surrogatepass")
+    if " at 0x" in text:
+        return b""
+    return text.encode() if text.isascii() else text.encode(errors="surrogatepass")
 
 
 def _sees_order_of_keywords(function: Any) -> bool:

@@ -26,7 +26,7 @@ from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
 from cw.store.direct import Ways
-from cw.store.format import Entry
+from cw.store.format import EntryFields
 from cw.store.listing import Listing
 from cw.store.reader import Segment, Store
 from cw.version import VERSION
@@ -134,7 +134,7 @@ class Writer:
         self._results = 0
         self._ways = Ways()
         self._failure: StoreError | None = None
-        self._waiting: deque[tuple[Iterable[Entry], Callable[[StoreError | None], None]]] = deque()
+        self._waiting: deque[tuple[Iterable[EntryFields], Callable[[StoreError | None], None]]] = deque()
         self._waiting_size = 0
         self._changed = threading.Condition()
         self._is_busy = self._is_closing = False
@@ -154,13 +154,16 @@ class Writer:
         return file, segment, form.Encoder(segment.functions, segment.hosts, segment.definitions)
 
     def put(
-        self, entries: Iterable[Entry], done: Callable[[StoreError | None], None], size: int | None = None
+        self,
+        entries: Iterable[EntryFields],
+        done: Callable[[StoreError | None], None],
+        size: int | None = None,
     ) -> None:
         """Queue entries to be stored, which may be iterated over more than once. Blocks while more than BACKLOG bytes
         wait. `size`: their bytes, if entries are made only when they are written. Any thread of the process that made
         the writer."""
         if size is None:
-            size = sum(len(entry.payload) for entry in entries)
+            size = sum(len(payload) for *_, payload, _, _, _, _ in entries)
         with self._changed:
             if self._waiting_size > BACKLOG:
                 self._changed.wait_for(lambda: self._waiting_size <= BACKLOG)
@@ -213,7 +216,7 @@ class Writer:
             for _, done in batches:
                 done(self._failure)
 
-    def _store(self, batches: Sequence[Iterable[Entry]]) -> None:
+    def _store(self, batches: Sequence[Iterable[EntryFields]]) -> None:
         if self._failure is not None:
             raise self._failure
         try:
@@ -231,11 +234,11 @@ class Writer:
         except StoreError:  # the whole store was removed
             return False
 
-    def _append(self, entries: Iterable[Entry]) -> None:
+    def _append(self, entries: Iterable[EntryFields]) -> None:
         path, index = self.store.path, self.store.index
 
-        def write_large(entry: Entry) -> bytes:
-            return directory.write_large(path, entry.key, entry.payload, entry.is_durable, self._ways)
+        def write_large(key: bytes, payload: Any, is_durable: bool) -> bytes:
+            return directory.write_large(path, key, payload, is_durable, self._ways)
 
         encoded = self._encoder.encode(entries, write_large, self._segment.number, self._file.end)
         self._file.append(encoded.parts)
