@@ -63,7 +63,7 @@ FLOORS = [
     "store.callkey", "store.definitions", "store.arrays", "store.walk", "store.writer", "store.stream",
     "store.tidying", "store.verifying", "store.reader",
     "store.claim", "store.merging", "store.inventory", "store.listing", "store.merge_plan",
-    "store.directory", "store.direct", "store.format", "store.__init__",
+    "store.directory", "store.direct", "store.checksums", "store.format", "store.__init__",
     "waits.reporter", "waits.batch_queue", "waits.cut_jobs", "waits.sentences", "waits.__init__",
     "output.incoming", "output.sink", "output.printer", "output.log_records", "output.streams", "output.screen",
     "output.notices",

@@ -16,12 +16,14 @@ import json
 import os
 import time
 import zlib
+from functools import partial
 from typing import Any
 
 from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.store import direct
 from cw.store import format as form
+from cw.store.checksums import Checksums
 from cw.store.direct import Ways
 from cw.version import VERSION
 
@@ -195,15 +197,19 @@ def _write_marker(marker: str, ident: str, is_repair: bool = False) -> None:
 # --- large results ----------------------------------------------------------------------------
 
 
-def write_large(path: str, key: bytes, payload: Any, is_durable: bool, ways: Ways) -> bytes:
+def write_large(
+    path: str, key: bytes, payload: Any, is_durable: bool, ways: Ways, checksums: Checksums | None = None
+) -> bytes:
     """Write a result to a file of its own, complete before a record refers to it. Returns the record's reference to it.
 
-    `ways`: those of writing it, as far as they are known. Raises StoreError.
+    `ways`: those of writing it, as far as they are known. `checksums`: makes its checksum meanwhile;
+    None: it is made after that. Raises StoreError.
     """
     directory = os.path.join(path, LARGE_DIRECTORY)
     name = f"{key.hex()}-{os.urandom(6).hex()}"
     file = os.path.join(directory, name)
     data = memoryview(payload).cast("B")
+    checksum = partial(zlib.crc32, data) if checksums is None else checksums.begin(data)
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
@@ -221,7 +227,7 @@ def write_large(path: str, key: bytes, payload: Any, is_durable: bool, ways: Way
             sync(directory)
     except OSError as error:
         raise io_error("cannot be written", path, error) from error
-    return json.dumps({"file": name, "size": len(data), "crc": zlib.crc32(data)}).encode()
+    return json.dumps({"file": name, "size": len(data), "crc": checksum()}).encode()
 
 
 def large_name(said: bytes) -> str:

@@ -25,6 +25,7 @@ from cw.errors import StoreError
 from cw.events import EventLogger
 from cw.store import directory
 from cw.store import format as form
+from cw.store.checksums import Checksums
 from cw.store.direct import Ways
 from cw.store.format import EntryFields
 from cw.store.listing import Listing
@@ -132,7 +133,7 @@ class Writer:
         self.store = store
         self._pid = os.getpid()
         self._results = 0
-        self._ways = Ways()
+        self._ways, self._checksums = Ways(), Checksums()
         self._failure: StoreError | None = None
         self._waiting: deque[tuple[Iterable[EntryFields], Callable[[StoreError | None], None]]] = deque()
         self._waiting_size = 0
@@ -187,6 +188,7 @@ class Writer:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
+        self._checksums.close()
         if self._results:
             with contextlib.suppress(StoreError):
                 self._file.append([form.record(form.END, b"", time.time())])
@@ -238,7 +240,7 @@ class Writer:
         path, index = self.store.path, self.store.index
 
         def write_large(key: bytes, payload: Any, is_durable: bool) -> bytes:
-            return directory.write_large(path, key, payload, is_durable, self._ways)
+            return directory.write_large(path, key, payload, is_durable, self._ways, self._checksums)
 
         encoded = self._encoder.encode(entries, write_large, self._segment.number, self._file.end)
         self._file.append(encoded.parts)
