@@ -55,6 +55,7 @@ RESULTS = frozenset({RESULT, LARGE_RESULT, PACKED_RESULT})
 MAGIC = b"\xc5cw\n"
 RECORD = struct.Struct("<4sIIBBHIIQdf16s")
 _CHECKED = struct.Struct("<IBBHIIQdf16s")  # a head without magic and checksum
+_BEGIN = struct.Struct("<4sI")  # magic, checksum
 SIZE = RECORD.size
 _NO_KEY = bytes(16)
 _KIND = 12  # where the kind is in a head
@@ -365,7 +366,8 @@ class Encoder:
         encoded = Encoded([], [], [])
         parts, keys, places = encoded.parts, encoded.keys, encoded.places
         has_errors = is_durable = False
-        functions, hosts, pack, crc32 = self._functions, self._hosts, _CHECKED.pack, zlib.crc32
+        functions, hosts = self._functions, self._hosts
+        begin, pack, crc32 = _BEGIN.pack, _CHECKED.pack, zlib.crc32
         for (
             key, number, function, host, status, when, seconds, args, payload, durable, known, definitions, output
         ) in entries:  # fmt: skip
@@ -384,11 +386,11 @@ class Encoder:
                 when, seconds, key,
             )  # fmt: skip
             data = b"".join((head, args, payload))
-            data = MAGIC + crc32(data).to_bytes(4, "little") + data
+            parts.append(begin(MAGIC, crc32(data)))
             parts.append(data)
             keys.append(key)
             places.append(segment << 41 | end << 1 | (status != 0))  # (as `place_of`)
-            end += len(data)
+            end += _BEGIN.size + len(data)
             if status:
                 has_errors = True
             if durable:
