@@ -1,5 +1,6 @@
 """What a job came to: from a status and a payload to a value or an error."""
 
+import gc
 import json
 from types import SimpleNamespace
 
@@ -117,6 +118,18 @@ def test_entries_of_plain_results_are_made_when_they_are_written_and_others_at_o
     assert second.payload == third.payload == b"alone" and third.output == (b"", b"err")
     again = list(entries)
     assert made == ["g", "h"] and again[1] is second and again[0] is not first
+
+
+def test_results_that_wait_for_their_store_give_the_collector_of_garbage_nothing_to_walk():
+    jobs = [recorded(number % 250, object()) for number in range(1000)]
+    payloads = [serialize.dump_result(number) for number in range(1000)]
+    gc.collect()
+    before = len(gc.get_objects())
+    outcomes = Outcomes()
+    for job, payload in zip(jobs, payloads, strict=True):
+        outcomes.add(job, m.DONE, 0.0, payload, None, 5)
+    entries = Entries(outcomes, "node7")
+    assert len(gc.get_objects()) - before < 100 and entries.size == sum(map(len, payloads))
 
 
 def test_a_job_that_was_given_up_is_lost_with_its_notes():
