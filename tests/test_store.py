@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -551,3 +552,19 @@ def test_results_with_keys_of_another_kind_are_counted_but_not_found(tmp_path):
     opened = Store(path, True, "another")
     assert (opened.index, opened.own_results, opened.others) == ({}, 0, {SCHEME: 2})
     assert read(path).keys() == {1, 2}  # who reads takes all
+
+
+def test_a_writer_keeps_no_results_in_memory_that_are_stored(tmp_path):
+    class Batch(list):
+        """A list that can be referred to weakly."""
+
+    writer = Writer(Store(tmp_path / "s", True, SCHEME))
+    try:
+        batch = Batch([entry(1), entry(2, bytes(3 * 2**20))])
+        writer.put(batch, lambda error: None)
+        writer.flush()
+        kept = weakref.ref(batch)
+        del batch
+        assert kept() is None
+    finally:
+        writer.close()

@@ -217,6 +217,7 @@ class Writer:
                 self._waiting_size -= size
             for _, done in batches:
                 done(self._failure)
+            del batches, _, done  # the last results must not stay in memory until there are others
 
     def _store(self, batches: Sequence[Iterable[EntryFields]]) -> None:
         if self._failure is not None:

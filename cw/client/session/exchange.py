@@ -363,9 +363,8 @@ class Exchange:
         job = self._jobs.take(message.number)
         if job is not None:
             error = outcome.error_of_lost(job, message)
-            payload = (
-                b"" if job.call is None else serialize.dump_error(error, {})
-            )  # (without its last output)
+            # (Without its last output, which is noted below.)
+            payload = b"" if job.call is None else serialize.dump_error(error, {})
             self.reporter.on_failed(message.number, error)
             if kept is not None:
                 kept = self._delivery.note_output(job, error, kept)

@@ -92,37 +92,23 @@ class Entries:
         self._outcomes, self._host = outcomes, host
         self._made: dict[int, list[Entry]] = {}  # by index of the job
         for index, (job, payload) in enumerate(zip(outcomes.jobs, outcomes.payloads, strict=True)):
-            if (
-                type(job.call) is not Call
-                or type(payload) is not bytes
-                or not serialize.is_pickle_alone(payload)
-            ):
-                self._made[index] = self._make(index)
+            if type(job.call) is Call and type(payload) is bytes and serialize.is_pickle_alone(payload):
+                continue  # as mostly
+            self._made[index] = self._make(index)
 
     def _make(self, index: int) -> list[Entry]:
         outcomes = self._outcomes
-        job, output = outcomes.jobs[index], outcomes.outputs[index]
-        entries = job.call.entries(
-            job.number,
-            outcomes.statuses[index],
-            outcomes.seconds[index],
-            self._host,
-            outcomes.payloads[index],
-        )
+        job, output, payload = outcomes.jobs[index], outcomes.outputs[index], outcomes.payloads[index]
+        status, seconds = outcomes.statuses[index], outcomes.seconds[index]
+        entries = job.call.entries(job.number, status, seconds, self._host, payload)
         return [entry if output is None else entry._replace(output=output) for entry in entries]
 
     def __iter__(self) -> Iterator[EntryFields]:
         outcomes, made, host, now = self._outcomes, self._made, self._host, time.time()
-        for index, (job, status, seconds, payload, output) in enumerate(
-            zip(
-                outcomes.jobs,
-                outcomes.statuses,
-                outcomes.seconds,
-                outcomes.payloads,
-                outcomes.outputs,
-                strict=True,
-            )
-        ):
+        rows = zip(
+            outcomes.jobs, outcomes.statuses, outcomes.seconds, outcomes.payloads, outcomes.outputs, strict=True
+        )  # fmt: skip
+        for index, (job, status, seconds, payload, output) in enumerate(rows):
             if made and index in made:
                 yield from made[index]
                 continue
