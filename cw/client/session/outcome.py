@@ -11,7 +11,6 @@ from typing import Any
 from cw.client.recorded_calls import Call
 from cw.client.session.job import ClientJob
 from cw.errors import Error, InitializerFailed, JobStopped, JobTimeout, MemoryExceeded, WorkerLost
-from cw.named_tuple import NamedTuple
 from cw.needs import format_bytes
 from cw.net import messages as m
 from cw.output.sink import Kept

@@ -162,9 +162,9 @@ class Pool:
         self.workers = 0
         self.slots = 0  # of these workers, including those that cannot be used now
         self.rotation: deque[Queue] = deque()  # queues with waiting jobs, next first
-        # Ordered sets of workers, for jobs that need one CPU. idle: one can start now, the one that was busy last first,
-        # since it has the functions and runners; has_capacity: will take more ahead (a superset of idle); ahead: with
-        # more jobs than can run (a superset; `on_tick` and `wants_tick` tidy up).
+        # Ordered sets of workers, for jobs that need one CPU. idle: one can start now, the last busy one first, since
+        # it has the functions and runners; has_capacity: will take more ahead (a superset of idle); ahead: with more
+        # jobs than can run (a superset; `on_tick` and `wants_tick` tidy up).
         self.idle: OrderedDict[Worker, None] = OrderedDict()
         self.has_capacity: dict[Worker, None] = {}
         self.ahead: dict[Worker, None] = {}
