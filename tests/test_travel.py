@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jobs
@@ -210,7 +211,15 @@ def test_a_machine_that_shares_the_directory_uses_it_and_a_stale_copy_is_not_run
             assert executor.submit(mylab.work, 1).result(LIMIT)[0] == 2
         with Worker(master.address, cwd="/"):
             with cw.ClusterExecutor(master.address, modules=["mylab"], files=["params.toml"]) as executor:
-                found = {executor.submit(look).result(LIMIT)[0] for _ in range(40)}
-                wait_until(lambda: executor.submit(os.getcwd).result(LIMIT) == str(program), LIMIT)
-                wait_until(lambda: executor.submit(os.getcwd).result(LIMIT) != str(program), LIMIT)
-        assert found
+
+                def places():
+                    """Where jobs run. (Of two idle workers, the one that was busy last gets the next job.)"""
+                    first = executor.submit(os.getcwd)
+                    first.result(LIMIT)
+                    held = executor.submit(time.sleep, 1)
+                    second, value = executor.submit(os.getcwd), executor.submit(mylab.work, 1)
+                    assert value.result(LIMIT)[0] == 2
+                    held.result(LIMIT)
+                    return {first.result(LIMIT), second.result(LIMIT)}
+
+                wait_until(lambda: {str(program)} < places(), LIMIT)
