@@ -228,9 +228,10 @@ class LocalCluster(Cluster):
     def is_alive(self) -> bool:
         """True if its master runs, or is started again."""
         if self._plan.is_one:
-            return any(process.is_alive() for process in self._workers) or any(
-                supervisor.is_active() for supervisor in self._supervisors
-            )
+            if any(process.is_alive() for process in self._workers):
+                return True
+            has_left = any(process.exit_status() == 0 for process in self._workers)  # none is started again
+            return not has_left and any(supervisor.is_active() for supervisor in self._supervisors)
         return any(process.is_alive() for process in self._master)
 
     def _note(self, master: str, child: Child) -> None:
@@ -250,7 +251,8 @@ class LocalCluster(Cluster):
 
     def _supervise(self) -> None:
         log = launcher.log_file("worker", self.logs)
-        self._supervisors = [Supervisor(worker, self._start_again, log) for worker in self._workers]
+        is_one = self._plan.is_one
+        self._supervisors = [Supervisor(worker, self._start_again, log, is_one) for worker in self._workers]
 
     def _end(self) -> None:
         if "master" in self._plan.roles:

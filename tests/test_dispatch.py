@@ -828,7 +828,7 @@ def test_a_worker_that_died_with_the_master_is_charged_for_what_may_have_started
     submitted[2].worker_losses = WORKER_LOSSES - 1
     d.on_resubmitted("s", submitted, False)
     note = {"host": "h", "how": "it died"}
-    told, given_up, also = d.on_lost_before("s", 3, note)
+    told, given_up, also = d.on_lost_before("s", {1, 2, 3, 5}.intersection, note)
     assert told == SendToClient("s", m.AttemptCounts(1, 0, 1, [note]))
     assert [type(action) for action in (given_up, also)] == [GiveUp, GiveUp]
     assert (given_up.number, given_up.notes, also.number) == (2, (note,), 3)

@@ -1,6 +1,7 @@
 """Memory files: written once, sealed, mapped by who receives them."""
 
 import ctypes
+import gc
 import mmap
 import os
 import resource
@@ -98,6 +99,26 @@ def test_private_memory_is_lent_again_when_nobody_sees_it_any_more(nothing_kept)
     del part
     assert place(memory.private(SIZE)) == at
     assert place(memory.private(2 * SIZE)) != at
+
+
+def test_memory_that_a_finalizer_may_still_read_is_not_lent_again(nothing_kept):
+    """The collector tells that garbage is gone before its finalizers have run."""
+    seen = []
+
+    class Reader:
+        def __init__(self, view):
+            self.view, self.me = view, self
+
+        def __del__(self):
+            memory.private(SIZE)[:] = bytes(SIZE)
+            seen.append(bytes(self.view) == bytes([7]) * SIZE)
+
+    view = memory.private(SIZE)
+    view[:] = bytes([7]) * SIZE
+    Reader(view)
+    del view
+    gc.collect()
+    assert seen == [True]
 
 
 def test_a_payload_fits_into_the_memory_of_one_of_about_its_size(nothing_kept):

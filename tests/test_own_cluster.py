@@ -278,6 +278,47 @@ def test_its_process_is_started_again_and_runs_what_is_open(laptop):
     assert "killed by SIGKILL" in err
 
 
+def test_jobs_that_only_waited_when_their_process_died_are_not_charged(laptop):
+    out, _ = run(
+        laptop,
+        """
+        from cw import own_cluster
+        def wait_for(path):
+            while not os.path.exists(path): time.sleep(0.01)
+        if __name__ == "__main__":
+            with cw.ClusterExecutor(local=1) as executor:
+                once = executor.options(attempts=1)
+                first = once.submit(wait_for, "first")
+                waiting = [once.submit(square, n) for n in range(3)]
+                urgent = executor.options(attempts=1, priority=1).submit(wait_for, "never")  # the latest goes first
+                while not first.running(): time.sleep(0.01)
+                open("first", "w").close()
+                while not urgent.running(): time.sleep(0.01)
+                ((process,),) = (own._workers for own in own_cluster._clusters)
+                process.send_signal(signal.SIGKILL)
+                print(type(urgent.exception()).__name__, [future.result() for future in waiting])
+        """,
+    )
+    assert out == "WorkerLost [0, 1, 4]\n"
+
+
+def test_one_that_was_asked_to_end_is_not_used_any_more(laptop):
+    out, _ = run(
+        laptop,
+        """
+        from cw import own_cluster
+        if __name__ == "__main__":
+            with cw.ClusterExecutor(local=1) as executor:
+                executor.submit(pow, 2, 3).result()
+                (own,) = own_cluster._clusters
+                own._workers[0].send_signal(signal.SIGTERM)
+                while own._workers[0].is_alive(): time.sleep(0.005)
+                print(make_and_ask(local=1) != own.master)
+        """,
+    )
+    assert out == "True\n"
+
+
 @pytest.mark.slow
 def test_a_job_that_kills_its_process_is_given_up_and_the_others_are_done(laptop):
     out, _ = run(

@@ -8,9 +8,17 @@ import subprocess
 import pytest
 from conftest import events, wait_until
 
+from cw.client.session import patience
 from cw.launch import launcher, supervisor
 from cw.launch.launcher import LaunchError, Process
-from cw.launch.supervisor import FIRST_WAIT_SECONDS, RESTARTS, STEADY_SECONDS, Restarts, Supervisor
+from cw.launch.supervisor import (
+    FIRST_WAIT_SECONDS,
+    MASTER_SECONDS,
+    RESTARTS,
+    STEADY_SECONDS,
+    Restarts,
+    Supervisor,
+)
 from cw.master.policy import dispatch
 from cw.processes import look_at
 
@@ -26,6 +34,12 @@ def test_one_that_dies_again_and_again_is_waited_for_longer_and_then_given_up():
     assert waits[0] == FIRST_WAIT_SECONDS
     assert all(later == 2 * sooner for sooner, later in itertools.pairwise(waits))
     assert restarts.on_death(0.1) is None
+
+
+def test_a_worker_that_is_the_master_comes_back_before_new_clients_give_up():
+    restarts = Restarts(MASTER_SECONDS)
+    waits = [restarts.on_death(0.1) for _ in range(RESTARTS)]
+    assert max(waits) == MASTER_SECONDS < patience.CONNECT_SECONDS and restarts.on_death(0.1) is None
 
 
 def test_a_job_that_takes_its_worker_down_is_given_up_before_the_worker_is():

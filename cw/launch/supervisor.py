@@ -8,6 +8,7 @@ Each worker has one thread, which checks it twice a second. It runs in the user'
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -28,6 +29,10 @@ Fewer than the 5 losses after which a job is given up: a job that kills its work
 FIRST_WAIT_SECONDS = 0.2
 """Delay of the restart after a worker's first death (seconds); twice as long after each further one in a row."""
 
+MASTER_SECONDS = 2.0
+"""Longest delay if the worker is the master, too (seconds). Longer: a new client, which looks for it for 5 s, gives up.
+Shorter: a cluster that cannot work is given up sooner."""
+
 STEADY_SECONDS = 60.0
 """Life of a worker after which its death counts as a first one again (seconds)."""
 
@@ -35,8 +40,10 @@ STEADY_SECONDS = 60.0
 class Restarts:
     """Policy of restarts: counts a worker's deaths in a row. No clock, no process."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = math.inf) -> None:
+        """`longest`: bound of the delays (seconds)."""
         self.in_a_row = 0
+        self._longest = longest
 
     def on_death(self, lived: float) -> float | None:
         """Count the death of a worker that had `lived` this long (seconds). Returns the delay before the start of the
@@ -46,17 +53,24 @@ class Restarts:
         self.in_a_row += 1
         if self.in_a_row > RESTARTS:
             return None
-        return float(FIRST_WAIT_SECONDS * 2 ** (self.in_a_row - 1))
+        return min(FIRST_WAIT_SECONDS * 2.0 ** (self.in_a_row - 1), self._longest)
 
 
 class Supervisor:
     """Watches a worker, and calls `start_again(process)` to start the next one when it has died.
 
     `start_again` is called in the supervisor's thread, with the process that has died. It returns None if no other is
-    wanted. `log`: the file in which a user finds the cause of a death.
+    wanted. `log`: the file in which a user finds the cause of a death. `is_master`: it is its own master.
     """
 
-    def __init__(self, process: Process, start_again: Callable[[Process], Process | None], log: str) -> None:
+    def __init__(
+        self,
+        process: Process,
+        start_again: Callable[[Process], Process | None],
+        log: str,
+        is_master: bool = False,
+    ) -> None:
+        self._is_master = is_master
         self._process = process
         self._start_again = start_again
         self._log = log
@@ -74,7 +88,7 @@ class Supervisor:
         self._thread.join()
 
     def _run(self) -> None:
-        restarts = Restarts()
+        restarts = Restarts(MASTER_SECONDS if self._is_master else math.inf)
         began = time.monotonic()
         while not self._is_ended.wait(LOOK_SECONDS):
             if self._process.is_alive():
@@ -87,9 +101,10 @@ class Supervisor:
             if wait is None:
                 logger.error(
                     "launch.worker_given_up",
-                    "worker lost: pid %d (%s); it has died %d times in a row and is not started again, so jobs wait "
-                    "for ever: see %s, then stop this cluster",
-                    self._process.pid, how, restarts.in_a_row, self._log,
+                    "worker lost: pid %d (%s); it has died %d times in a row and is not started again, so jobs %s: "
+                    "see %s, then stop this cluster",
+                    self._process.pid, how, restarts.in_a_row,
+                    "fail when their clients give up" if self._is_master else "wait for ever", self._log,
                 )  # fmt: skip
                 return
             if self._is_ended.wait(wait) or not self._replace(how):

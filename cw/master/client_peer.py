@@ -14,6 +14,7 @@ import hmac
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from cw import program
@@ -263,8 +264,9 @@ class ClientPeer(Peer):
             self.send(m.Roster([], settled.missing))
         self._objects.forget_former()
         records = self._master.records
-        if records is not None and (up_to := records.lost_up_to(self._key)):
-            self._master.perform(self._master.dispatcher.on_lost_before(self._key, up_to, records.note))
+        if records is not None:
+            find = partial(records.take_lost, self._key)
+            self._master.perform(self._master.dispatcher.on_lost_before(self._key, find, records.note))
         self._master.perform(self._master.dispatcher.on_settled(self._key, settled.is_complete))
 
     # --- its messages ---

@@ -102,6 +102,8 @@ class Master:
         self._ungreeted: dict[Connection, float] = {}  # when their time is over; the oldest first
         self._is_recalling = False
         self.records = records
+        if records is not None:
+            self.dispatcher.state.on_given_back = records.note_left
         self._queued = _Queued(self)
         self.period = min(1.0, settings.silence / 4)
         """Seconds between two checks for silent peers."""
@@ -291,6 +293,8 @@ class Master:
         self.output.on_second(now)
         if now > self._leftovers_end_at:
             self.perform(self.dispatcher.on_orphans_expired())
+            if self.records is not None:
+                self.records.forget_lost()
             for worker in self.workers.values():
                 worker.jobs.close_unknown_sessions(self.clients.keys())
         return True
@@ -369,13 +373,19 @@ def survey_of(master: Master) -> Survey:
 
 def _assign(master: Master, action: Assign) -> None:
     if master.records is not None:
-        master.records.note_sent(action.jobs)
+        master.records.note_held(action.jobs)
     master.workers[action.worker].jobs.send_jobs(action.jobs)
+
+
+def _order(master: Master, action: SendToWorker) -> list[Action] | None:
+    if master.records is not None and type(action.message) is m.Release:
+        master.records.note_left(action.message.dispatches)
+    return master.workers[action.worker].order(action.message)
 
 
 # A handler returns actions that the policy has decided since: they are carried out after those before.
 _PERFORM: dict[type, Callable[[Master, Any], list[Action] | None]] = {
-    SendToWorker: lambda master, action: master.workers[action.worker].order(action.message),
+    SendToWorker: _order,
     SendToClient: lambda master, action: master.output.report(action.session, action.message),
     Assign: _assign,
     Deliver: lambda master, action: master.clients[action.session].deliver_results(action),

@@ -1,10 +1,9 @@
 """What must be known of a master and a worker in one process when both have died: which jobs may have started.
 
-    note_sent --> a file that is mapped: it outlives the process, and no job costs a system call
-                    '--> the next process: Records.of, lost_up_to
+    note_held, note_left --> a file that is mapped: it outlives the process, and no job costs a system call
+                               '--> the next process: Records.of, take_lost
 
-Jobs of a session start roughly in the order of their numbers, so the highest number that went to a worker is enough:
-those above have not started.
+A word stands for a job from its dispatch to a worker until its client has the result, or the worker has given it back.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from typing import Any
 
 from cw.master.policy.jobs import Job
 
-SESSIONS = 254
-"""Most sessions in the file, which has a page. Of the others, all jobs count as started."""
+JOBS = 2**16
+"""Number of words: half a MiB, of which only what is used takes memory. If more jobs were at workers, all count as
+started."""
 
-MOST = 2**64 - 1
-"""Highest number of a job: all may have started."""
-
-_IDENT, _PID, _IS_FULL, _ROWS = slice(0, 16), 2, 3, 4  # the first in bytes, the others in words
+_IDENT, _PID, _IS_FULL, _END, _HEAD = slice(0, 16), 2, 3, 4, 5  # the first in bytes, the others in words
+_FACTOR, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1  # odd: jobs of a session have different words
 
 
 class Records:
@@ -31,9 +29,16 @@ class Records:
     def __init__(self, words: memoryview) -> None:
         """`words`: the memory of the file, or other memory."""
         self._words = words
-        self._rows = {words[row]: row for row in range(_ROWS, len(words), 2) if words[row]}
-        self._lost = {session: words[row + 1] for session, row in self._rows.items()}
-        self._lost_others = MOST if words[_IS_FULL] else 0
+        end = words[_END] = words[_END] or _HEAD  # of the places that were ever used
+        self._lost = {
+            words[place]: place for place in range(_HEAD, end) if words[place]
+        }  # of the process before
+        self._free = [place for place in range(_HEAD, end) if not words[place]]
+        self._places: dict[int, int] = {}  # by dispatch
+        self._sessions = [0] * end  # by place
+        self._are_all_lost = bool(words[_IS_FULL])
+        self._asked: set[int] = set()  # sessions
+        words[_IS_FULL] = 0
         ident = bytes(words.cast("B")[_IDENT])
         self.worker = ident.hex() if any(ident) else ""
         """Ident of the worker that has died; '': there was none."""
@@ -47,7 +52,7 @@ class Records:
     @classmethod
     def of(cls, path: str) -> Records:
         """Open the file, or make it."""
-        size = 8 * (_ROWS + 2 * SESSIONS)
+        size = 8 * (_HEAD + JOBS)
         memory: Any
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -66,38 +71,60 @@ class Records:
         self._words.cast("B")[_IDENT] = bytes.fromhex(ident)
         self._words[_PID] = pid
 
-    def note_sent(self, jobs: Iterable[Job]) -> None:
+    def note_held(self, jobs: Iterable[Job]) -> None:
         """Note that these jobs go to a worker now."""
-        words, rows = self._words, self._rows
+        words, free, places, sessions = self._words, self._free, self._places, self._sessions
         for job in jobs:
-            session = job.session.key
-            row = rows.get(session)
-            if row is None:
-                if not (row := self._new_row(session)):
-                    continue
-            if job.number > words[row + 1]:
-                words[row + 1] = job.number
+            place = free.pop() if free else self._new_place()
+            if place:
+                places[job.dispatch] = place
+                session = sessions[place] = job.session.key
+                words[place] = (session + job.number * _FACTOR) & _MASK or 1
 
-    def lost_up_to(self, session: int) -> int:
-        """Return the highest number of a job that may have started before the death of the process, the first time that
-        it is asked for this session; 0: none has."""
-        found = self._lost.get(session, self._lost_others)
-        self._lost[session] = 0
-        return found
+    def note_left(self, dispatches: Iterable[int]) -> None:
+        """Note that these dispatches are over: nobody will ask what has become of them."""
+        words, free, pop = self._words, self._free, self._places.pop
+        for dispatch in dispatches:
+            if place := pop(dispatch, 0):
+                words[place] = 0
+                free.append(place)
 
     def forget(self, session: int) -> None:
         """Forget a session that is over."""
-        self._lost.pop(session, None)
-        if row := self._rows.pop(session, 0):
-            self._words[row + 1] = self._words[row] = 0
+        sessions = self._sessions
+        self.note_left([d for d, place in self._places.items() if sessions[place] == session])
 
-    def _new_row(self, session: int) -> int:
-        """Return the row of a new session; 0: there is no room."""
-        free = next((row for row in range(_ROWS, len(self._words), 2) if not self._words[row]), 0)
-        if free:
-            self._words[free + 1] = 0
-            self._words[free] = session
-            self._rows[session] = free
-        else:
-            self._words[_IS_FULL] = 1
-        return free
+    def take_lost(self, session: int, numbers: Iterable[int]) -> set[int]:
+        """Return those of a session's jobs that may have started before the death of the process. Each is returned
+        once."""
+        are_all = self._are_all_lost and session not in self._asked
+        self._asked.add(session)
+        found = set()
+        for number in numbers:
+            place = self._lost.pop((session + number * _FACTOR) & _MASK or 1, 0)
+            if place:
+                self._clear(place)
+            if place or are_all:
+                found.add(number)
+        return found
+
+    def forget_lost(self) -> None:
+        """Forget what nobody has asked for: those clients do not come back any more."""
+        for place in self._lost.values():
+            self._clear(place)
+        self._lost.clear()
+
+    def _clear(self, place: int) -> None:
+        self._words[place] = 0
+        self._free.append(place)
+
+    def _new_place(self) -> int:
+        """Return a place that was never used; 0: there is none."""
+        words = self._words
+        place = words[_END]
+        if place == len(words):
+            words[_IS_FULL] = 1
+            return 0
+        words[_END] = place + 1
+        self._sessions.append(0)
+        return place

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import gc
 import mmap
 import os
 import time
@@ -95,6 +96,7 @@ def private(size: int) -> memoryview:
 
 _lent: dict[int, weakref.ref[Any]] = {}  # by the identity of the mapping
 _kept: list[mmap.mmap] = []  # the oldest first
+_is_collecting = False
 
 
 @functools.cache
@@ -106,6 +108,8 @@ def _array_of(length: int) -> Any:
 
 def _map(length: int) -> mmap.mmap:
     # Private: shared memory has no huge pages, and a child that the program forks would write into the parent's.
+    if _on_collection not in gc.callbacks:
+        gc.callbacks.append(_on_collection)
     pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if length >= MAPPED:
         with contextlib.suppress(OSError):  # a kernel without huge pages
@@ -122,8 +126,17 @@ def _take_kept(length: int) -> mmap.mmap | None:
     return None
 
 
+def _on_collection(phase: str, info: Any) -> None:
+    global _is_collecting
+    _is_collecting = phase == "start"
+
+
 def _keep(pages: mmap.mmap) -> None:
     del _lent[id(pages)]
+    if (
+        _is_collecting
+    ):  # it tells of what is garbage before that has run its __del__, which may still read the pages
+        return
     with contextlib.suppress(OSError):
         pages.madvise(mmap.MADV_FREE)
     _kept.append(pages)

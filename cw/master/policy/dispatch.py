@@ -27,7 +27,7 @@ the client is back, perhaps at another master, it resubmits its open jobs. Those
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -337,10 +337,12 @@ class Dispatcher:
         actions += self._reconciler.on_settled(session, is_complete)
         return merged(actions) + self._scheduler.assign_for(session)
 
-    def on_lost_before(self, key: SessionKey, up_to: int, note: dict[str, Any]) -> list[Action]:
-        """All is resubmitted, and a worker had died together with the master before: jobs up to this number may have
-        been running there, if no other worker holds them. Called before `on_settled`."""
-        return self._reconciler.on_lost_before(self.state.sessions[key], up_to, note)
+    def on_lost_before(
+        self, key: SessionKey, find: Callable[[Iterable[int]], Collection[int]], note: dict[str, Any]
+    ) -> list[Action]:
+        """All is resubmitted, and a worker had died together with the master before: the jobs that `find` names among
+        these numbers may have started there, if no other worker holds them. Called before `on_settled`."""
+        return self._reconciler.on_lost_before(self.state.sessions[key], find, note)
 
     def on_received(self, key: SessionKey, count: int) -> list[Action]:
         """The client has the first `count` of the results that were delivered since it connected."""

@@ -7,7 +7,7 @@ the outcome kept. One whose job is open here is *adopted*. One whose job has not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from cw.master.policy.actions import Action, Inventory, SendToClient, SendToWorker, attempt_counts, merged
@@ -221,12 +221,13 @@ class Reconciler:
                     actions += self.adopt(job, *held_job)
         return merged(actions)
 
-    def on_lost_before(self, session: Session, up_to: int, note: dict[str, Any]) -> list[Action]:
-        """Charge a loss to the resubmitted jobs up to this number that no worker holds."""
-        actions: list[Action] = []
-        for job in list((session.settling or {}).values()):
-            if job.number > up_to:
-                continue
+    def on_lost_before(
+        self, session: Session, find: Callable[[Iterable[int]], Collection[int]], note: dict[str, Any]
+    ) -> list[Action]:
+        """Charge a loss to those resubmitted jobs that `find` names, and that no worker holds."""
+        settling, actions = session.settling or {}, list[Action]()
+        for number in sorted(find(settling)):
+            job = settling[number]
             job.worker_losses += 1
             job.notes += (note,)
             if job.worker_losses >= WORKER_LOSSES or job.attempts() == 1:

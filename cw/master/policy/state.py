@@ -8,7 +8,7 @@ Job ---> queue ---> held by a worker ---> forgotten
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from cw.master.policy import placing, stalls
 from cw.master.policy.actions import Action, GiveUp, SendToWorker
@@ -48,6 +48,8 @@ class State:
         self.workers: dict[WorkerKey, Worker] = {}
         self.pools: dict[tuple[Python, int], Pool] = {}  # by Python and number of nodes
         self.tallies = Tallies()
+        self.on_given_back: Callable[[Iterable[int]], None] | None = None
+        """Called with the dispatches of jobs that a worker does not hold any more and that have no result."""
 
     def pool(self, python: Python, nodes: int = 1) -> Pool:
         pool = self.pools.get((python, nodes))
@@ -111,6 +113,8 @@ class State:
                 jobs.append(job)
         if not worker.held:
             worker.load, worker.size = 0.0, 0
+        if self.on_given_back is not None:
+            self.on_given_back([job.dispatch for job in jobs])
         return jobs
 
     def requeue(self, jobs: Iterable[Job]) -> None:
