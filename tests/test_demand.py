@@ -174,7 +174,12 @@ def test_a_real_master_answers_its_tender(cluster, tmp_path):
         kind = PossibleWorker(PY, WorkerCapacity(8))
         to_come = m.WorkersToCome([kind.to_wire()], 60.0, "", "")
         answer = wait_until(
-            lambda: (found := status_client.ask_demand(candidates, to_come)) and found.shapes and found, 30
+            lambda: (
+                (found := status_client.ask_demand(candidates, to_come))
+                and sum(shape.waiting + shape.running for shape in found.shapes) == len(futures)
+                and found
+            ),
+            30,
         )
         (shape,) = answer.shapes
         assert (shape.needs, shape.waiting, shape.running, shape.sessions) == ((ONE_CPU,), 3, 2, 1)
