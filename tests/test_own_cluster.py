@@ -284,16 +284,17 @@ def test_jobs_that_only_waited_when_their_process_died_are_not_charged(laptop):
         """
         from cw import own_cluster
         def wait_for(path):
+            open(path + ".began", "w").close()
             while not os.path.exists(path): time.sleep(0.01)
         if __name__ == "__main__":
             with cw.ClusterExecutor(local=1) as executor:
                 once = executor.options(attempts=1)
-                first = once.submit(wait_for, "first")
+                once.submit(wait_for, "first")
+                while not os.path.exists("first.began"): time.sleep(0.01)
                 waiting = [once.submit(square, n) for n in range(3)]
-                urgent = executor.options(attempts=1, priority=1).submit(wait_for, "never")  # the latest goes first
-                while not first.running(): time.sleep(0.01)
+                urgent = executor.options(attempts=1, priority=1).submit(wait_for, "never")  # goes before them
                 open("first", "w").close()
-                while not urgent.running(): time.sleep(0.01)
+                while not os.path.exists("never.began"): time.sleep(0.01)
                 ((process,),) = (own._workers for own in own_cluster._clusters)
                 process.send_signal(signal.SIGKILL)
                 print(type(urgent.exception()).__name__, [future.result() for future in waiting])
