@@ -36,6 +36,7 @@ import cw.worker.runners.reaping
 import cw.worker.runners.ticks
 import cw.worker.worker
 from cw.errors import ProtocolError
+from cw.master.records import Records
 from cw.net import messages as m
 from cw.net import wire
 from cw.net.batches import split, without
@@ -582,7 +583,9 @@ class Simulation:
 
     def start_master(self):
         process = Process(self, f"master {next(self._names)}")
-        self.master = process.master = cw.master.master.Master(SimLoop(process), settings=self.settings)
+        self.master = process.master = cw.master.master.Master(
+            SimLoop(process), settings=self.settings, records=Records(memoryview(bytearray(2**16)).cast("Q"))
+        )
         process.master.process = process
         if self.is_checked:
             process.check = process.master.dispatcher.check_invariants

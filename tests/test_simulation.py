@@ -207,12 +207,25 @@ class Scenario:
                 attempts = client.attempts[number] or 3
                 assert attempts == 1 or len(error.attempts) >= min(attempts, WORKER_LOSSES), (number, error)
 
+    def check_records(self):
+        """What the master has noted is held by a worker, or its client may not have the result."""
+        sim = self.sim
+        dispatcher = sim.master.dispatcher
+        kept = {dispatch for worker in dispatcher.state.workers.values() for dispatch in worker.held}
+        for session in dispatcher.state.sessions.values():
+            kept.update(dispatch for *_, dispatches, _ in session.unacknowledged for dispatch in dispatches)
+        for orphans in dispatcher._reconciler.orphans.values():
+            kept.update(dispatch for _, dispatch, _ in orphans.values())
+        assert sim.master.records._places.keys() <= kept
+
     def check_nothing_left(self):
         sim = self.sim
+        self.check_records()
         self.all_leave()
         sim.run(70)  # the grace of those that died, and of what only workers know
         dispatcher = sim.master.dispatcher
         assert not dispatcher.state.sessions and not dispatcher._reconciler.orphans and not sim.master.clients
+        assert not sim.master.records._places
         for worker in dispatcher.state.workers.values():
             assert not worker.held and not worker.load and not worker.size
         for process in sim.workers:
