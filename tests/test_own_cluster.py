@@ -303,6 +303,21 @@ def test_jobs_that_only_waited_when_their_process_died_are_not_charged(laptop):
     assert out == "WorkerLost [0, 1, 4]\n"
 
 
+def test_it_starts_where_the_program_has_no_stdin_and_no_stderr(laptop):
+    out, _ = run(
+        laptop,
+        """
+        if __name__ == "__main__":
+            os.close(0)
+            os.close(2)
+            print(list(cw.map(square, range(3), local=2)))
+            with cw.mp.allocate(1, worker_options=["--max-jobs", "9"]) as cluster:  # two processes
+                print(make_and_ask(host=cluster.master) == cluster.master)
+        """,
+    )
+    assert out == "[0, 1, 4]\nTrue\n"
+
+
 def test_one_that_was_asked_to_end_is_not_used_any_more(laptop):
     out, _ = run(
         laptop,

@@ -177,12 +177,22 @@ os.register_at_fork(
 )
 
 
+def occupy_standard_descriptors() -> None:
+    """Open /dev/null in the places of stdin, stdout and stderr that are closed: what is passed to a process must not
+    lie there, where its own come."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
 class Lifeline:
     """A pipe whose write end only this process holds: it closes when the process ends, however it ends.
 
     `handed`: a write end that another process has handed on; what is started with it ends with this process alone."""
 
     def __init__(self, handed: int | None = None) -> None:
+        occupy_standard_descriptors()
         with fork_lock:
             self.read_end, self._write_end = os.pipe()
             self._all = {self._write_end, *([] if handed is None else [handed])}

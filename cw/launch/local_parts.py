@@ -44,6 +44,7 @@ def start(
     `note(master, child)` is called for each, with the master's address, as soon as its process exists. `meanwhile` is
     called while they start.
     """
+    launcher.occupy_standard_descriptors()
     children = []
     master = known_master or address.started_here()
     if "master" in plan.roles:
