@@ -30,15 +30,13 @@ class Records:
         """`words`: the memory of the file, or other memory."""
         self._words = words
         end = words[_END] = words[_END] or _HEAD  # of the places that were ever used
-        self._lost = {
-            words[place]: place for place in range(_HEAD, end) if words[place]
-        }  # of the process before
+        # By word: what the process before has left.
+        self._lost = {words[place]: place for place in range(_HEAD, end) if words[place]}
         self._free = [place for place in range(_HEAD, end) if not words[place]]
         self._places: dict[int, int] = {}  # by dispatch
         self._sessions = [0] * end  # by place
         self._are_all_lost = bool(words[_IS_FULL])
         self._asked: set[int] = set()  # sessions
-        words[_IS_FULL] = 0
         ident = bytes(words.cast("B")[_IDENT])
         self.worker = ident.hex() if any(ident) else ""
         """Ident of the worker that has died; '': there was none."""
@@ -113,6 +111,9 @@ class Records:
         for place in self._lost.values():
             self._clear(place)
         self._lost.clear()
+        if self._are_all_lost:  # until here: this process may die, too, before all have asked
+            self._are_all_lost = False
+            self._words[_IS_FULL] = 0
 
     def _clear(self, place: int) -> None:
         self._words[place] = 0
