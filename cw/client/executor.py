@@ -140,6 +140,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
         The other arguments are what a user may ask for a job; the page "Options of jobs" has a table of them.
         """
+        # (The class is loaded with the rest; an import here would cost each call.)
         return type(self._defaults)(self._futures, to_options(options), key, version)
 
     def map(

@@ -28,7 +28,7 @@ half of it."""
 # Plain numbers: an operation of two enum members costs more than the system call.
 _CLOSED_ON_EXEC, _IS_CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
-_TCP_INFO = struct.Struct("< B 51x I".replace(" ", ""))
+_TCP_INFO = struct.Struct("<B51xI")
 """Fields of tcp_info(7): state; milliseconds since bytes came from the other end, or since it has connected."""
 
 _ESTABLISHED = 1

@@ -268,7 +268,7 @@ def stands_alone(payload: Payload) -> bool:
 
 def is_pickle_alone(payload: bytes) -> bool:
     """True if a payload is a pickle as it is, and `stands_alone`."""
-    return payload[:1] == b"\x80" and payload.find(BY_NAME_IN_MAIN) < 0 and payload.find(b"class_of") < 0
+    return payload[:1] == b"\x80" and stands_alone(payload)
 
 
 class _BigBytes:
